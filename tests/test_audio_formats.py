@@ -338,7 +338,7 @@ def test_rates_and_places_that_are_no_music_are_refused(tmp_path: Path) -> None:
         assert f"sample rate of {rate:,} Hz: expected 8,000 to 768,000" in refused(
             tmp_path, encoded(music(0.1), "WAV", rate), "a.wav"
         )
-    with pytest.raises(BadAudio, match="it is a folder"):
+    with pytest.raises(BadAudio, match="it is not a file, but a folder"):
         read_audio(tmp_path, RATE, 1)
     assert len(read(tmp_path, encoded(music(), "WAV", subtype="GSM610"), "gsm.wav")) >= len(music())
 

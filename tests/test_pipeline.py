@@ -215,7 +215,7 @@ def test_another_model_in_the_folder_is_refused(make_pipeline: Make, tmp_path: P
     make_pipeline().save_pretrained(tmp_path)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     with pytest.raises(
-        ValueError, match=r"holds another model: splitter.name is .*; stages is .*\. Choose another output"
+        ValueError, match=r"holds another model: splitter.name is .*; stages is .*\. Use another output"
     ):
         make_pipeline("parallel").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="snap_context is true there, false here"):

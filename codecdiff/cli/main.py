@@ -129,7 +129,10 @@ class Commands(TyperGroup):
             except UsageError as error:
                 if "unexpected extra argument" in error.message:
                     error.message += '. Put what has spaces in quotes, as in "a slow waltz".'
-                error.message = error.message.replace("not a valid int range", "not a whole number")
+                elif "No such option" in error.message and error.ctx and "KEY=VALUE" in error.ctx.get_usage():
+                    error.message += ". Settings have no dashes, as in data.audio=FOLDER."
+                for name, plain_name in {"valid int range": "whole number", "valid float": "number"}.items():
+                    error.message = error.message.replace(f"not a {name}", f"not a {plain_name}")
                 raise
 
 

@@ -54,7 +54,7 @@ def override(data: Mapping[str, Any], model: type[BaseModel], assignments: Seque
         key, equals, text = assignment.partition("=")
         if not equals:
             example = f"data.audio={assignment}" if Path(assignment).is_dir() else "train.max_train_steps=2000"
-            raise ConfigError(f"Invalid setting '{assignment}': write KEY=VALUE, as in {example}.")
+            raise ConfigError(f"Invalid setting '{assignment}': write KEY=VALUE without spaces, as in {example}.")
         pairs.append((key.split("."), text))
     hints = {name: info.annotation for name, info in model.model_fields.items() if get_origin(info.annotation) is dict}
     tables = {name: row_type for name, hint in hints.items() if (row_type := _group(get_args(hint)[1]))}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -98,7 +99,7 @@ def evaluate(
     """
     from codecdiff_eval import evaluator, inputs
 
-    output = _check_arguments(music, model, prompts, model_card, output)
+    output = _check_arguments(music, model, prompts, model_card, output, n, [steps, guidance, adapters])
     plan = inputs.new_eval_config(suite, embedders or [], metrics or [], seconds, loudness, adherence, seed)
     against, evaluated, facts = inputs.read_music(suite, reference, prompts, music, split, n, seed)
     cluster, device = inputs.load_engine(engine, device, workers)
@@ -111,9 +112,17 @@ def evaluate(
 
 
 def _check_arguments(
-    music: Path | None, model: str, prompts: Path | None, model_card: bool, output: Path | None
+    music: Path | None,
+    model: str,
+    prompts: Path | None,
+    model_card: bool,
+    output: Path | None,
+    n: int | None = None,
+    sampling: Sequence[Any] = (),
 ) -> Path:
     """Return the folder to write. Raises InvalidValue unless it is clear what to evaluate, and whose card to write."""
+    if (n and not prompts) or (any(sampling) and not model):
+        raise InvalidValue("--n needs --prompts; --adapter, --guidance-scale and --num-inference-steps need --model.")
     if music is None and model and prompts is None:
         raise InvalidValue("--model generates music from --prompts LIST: a .txt, .jsonl or .csv file, or a manifest.")
     if (music is None) == (prompts is None) or (prompts and not model):

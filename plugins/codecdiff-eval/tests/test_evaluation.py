@@ -635,6 +635,7 @@ def test_judges_that_are_not_there_are_told_in_a_suite_and_refused_by_name(
         (("--model-card",), "--model-card needs --model with a model folder"),
         (("--set", "weights=x"), "sets no option"),
         (("--set", "mert.layer=3"), "--set names 'mert', which is not an embedder"),
+        (("--n", "3"), "--n needs --prompts"),
         (("--seconds", "0.01"), "0.1 to 3600 seconds"),
         (("--reference", "nowhere"), "'nowhere' does not exist: expected a folder of audio files"),
         (("--seconds", "100"), "no clip of 100 s fits"),
