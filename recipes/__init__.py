@@ -12,7 +12,7 @@ def check_folders(audio: Path | None, store: Path, output: Path) -> None:
     """Raise MissingFile without a folder of music or a store of its codes, UnusableFile if the output is read-only."""
     require_writable(output)
     if not (store / "header.json").is_file() and not (audio and audio.is_dir()):
-        what = f"There is no folder '{audio}'" if audio else "data.audio is not set"
+        what = f"The folder '{audio}' does not exist" if audio else "data.audio is not set"
         raise MissingFile(
             f"{what}, so no music to train on. Name a folder of your own, data.audio=FOLDER, or compose music first: "
             "python -m codecdiff_starter.composer runs/music"
