@@ -5,6 +5,9 @@ Each class keeps a builtin base, so that `except ValueError` and the like catch 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 __all__ = [
     "BrokenPlugin",
     "ConfigError",
@@ -15,6 +18,7 @@ __all__ = [
     "UnknownPart",
     "UnusableFile",
     "UserError",
+    "did_you_mean",
 ]
 
 
@@ -52,3 +56,10 @@ class UnknownPart(UnknownName):
 
 class BrokenPlugin(UserError, ImportError):
     """An installed part that cannot be imported, or that must not be used."""
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return the end of an error message: the nearest of `names`, in upper or lower case, if one is near."""
+    by_lower = {each.lower(): each for each in names}
+    near = get_close_matches(name.lower(), by_lower, n=1)
+    return f" Did you mean '{by_lower[near[0]]}'?" if near else ""

@@ -26,7 +26,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from codecdiff.errors import InvalidValue, MissingFile, UnusableFile, UserError
+from codecdiff.errors import InvalidValue, MissingFile, UnusableFile, UserError, did_you_mean
 
 if TYPE_CHECKING:  # the command line imports this module, and must start quickly
     from torch import Tensor
@@ -49,6 +49,7 @@ __all__ = [
     "lock_folder",
     "lock_path",
     "make_folder",
+    "missing_file",
     "parse_json",
     "parse_yaml",
     "read_bytes",
@@ -145,9 +146,7 @@ def _describe_disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        raise UnusableFile(
-            f"'{path}' cannot be written: {error.strerror}. Make room, or choose another disk."
-        ) from error
+        raise UnusableFile(f"'{path}' cannot be written: {error.strerror}. Free space or use another disk.") from error
 
 
 def sync(path: Path) -> None:
@@ -330,9 +329,7 @@ def lock_path(path: Path, *, timeout: float = 0) -> Iterator[None]:
             with suppress(OSError, ValueError, KeyError, TypeError):  # the other may not have written it yet
                 by = json.loads(file.read_text(encoding="utf-8"))
                 holder = f" (process {by['process']} on {by['host']}, since {by['since']})"
-            raise FolderLocked(
-                f"'{path}' is being written by another run{holder}. Wait for it, or name another."
-            ) from error
+            raise FolderLocked(f"'{path}' is being written by another run{holder}. Wait, or name another.") from error
         except (OSError, NotImplementedError):
             pass
         else:
@@ -482,7 +479,7 @@ def read_parquet(path: Path | str, schema: Any = None, upgrade: Callable[[Any], 
         if schema is None:
             return table
         if missing := [name for name in schema.names if name not in table.column_names]:
-            raise DamagedFile(f"'{path}' lacks the columns {', '.join(missing)}.")
+            raise DamagedFile(f"'{path}' lacks the columns {', '.join(missing)}. Make it again.")
         table = table.select(schema.names).cast(schema).replace_schema_metadata(table.schema.metadata)
         for i, each in enumerate(schema):  # one at a time, as its chunks are in memory until it is whole
             table = table.set_column(i, each, table[i].unify_dictionaries().combine_chunks())
@@ -521,17 +518,27 @@ class BadDocument(InvalidValue):
     """JSON or YAML that cannot be used; the message names the file, and where in it what is wrong."""
 
 
+def missing_file(path: Path | str, what: str = "File") -> MissingFile:
+    """Return the error for a file that does not exist, which names the nearest beside it, or where it is looked for."""
+    path = Path(path)
+    if path.is_dir():
+        return MissingFile(f"'{path}' is a folder: name a file.")
+    is_readable = path.parent.is_dir() and os.access(path.parent, os.R_OK)
+    hint = did_you_mean(path.name, os.listdir(path.parent)[:500] if is_readable else ())
+    return MissingFile(f"{what} '{path}' does not exist.{hint or f' It would be in {path.parent.absolute()}.'}")
+
+
 def require_file(path: Path | str) -> Path:
     """Return the path of a regular file. Raises MissingFile; UnusableFile for a pipe or a device, which may not end."""
     path = Path(path)
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise MissingFile(f"File '{path}' does not exist.") from error
+        raise missing_file(path) from error
     except (OSError, ValueError) as error:  # ValueError: of a zero byte
         raise UnusableFile(f"{str(path)!r} cannot be read: {getattr(error, 'strerror', error)}.") from error
     if not stat.S_ISREG(mode):
-        raise UnusableFile(f"'{path}' cannot be read: it is not a file, but a folder, a pipe or a device.")
+        raise UnusableFile(f"'{path}' cannot be read: it is a folder, a pipe or a device. Name a file.")
     return path
 
 

@@ -38,7 +38,7 @@ from typing import Any
 
 from entrypoints import BadEntryPoint, CaseSensitiveConfigParser, Distribution, EntryPoint
 
-from codecdiff.errors import BrokenPlugin, UnknownPart
+from codecdiff.errors import BrokenPlugin, UnknownPart, did_you_mean
 
 __all__ = [
     "MetadataIssue",
@@ -357,13 +357,6 @@ def unknown_group_of(name: str) -> str:
     """Return a sentence about entries of this name in a group that this codecdiff does not have; empty without any."""
     issues = [issue for issue in scan().issues if name in issue.names]
     return "".join(f" {each.distribution} has an entry of this name, but {each.error}: {each.hint}." for each in issues)
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Return the end of an error message: the nearest of `names`, in upper or lower case, if one is near."""
-    by_lower = {each.lower(): each for each in names}
-    near = get_close_matches(name.lower(), by_lower, n=1)
-    return f" Did you mean '{by_lower[near[0]]}'?" if near else ""
 
 
 # Parts.

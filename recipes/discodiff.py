@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from accelerate import Accelerator
+from codecdiff.recipes import check_folders  # pyright: ignore[reportMissingImports]  # as installed
 from pydantic import Field
 from rich.console import Console
 from rich.progress import track
@@ -20,7 +21,7 @@ from rich.progress import track
 from codecdiff import Pipeline, config, training
 from codecdiff.data.audio_writer import write_audio
 from codecdiff.data.code_store import CodeStore
-from codecdiff.files import atomic_write_text, require_writable
+from codecdiff.files import atomic_write_text
 from codecdiff.pipeline import NonFiniteLatents
 from codecdiff.pipeline.model_card import command_line, write_model_card
 from codecdiff.splitters import select_stages
@@ -48,8 +49,6 @@ class Experiment(config.ExperimentConfig):  # the model and its training: codecd
 def train(file: Path, overrides: Sequence[str] = (), plan: Mapping[str, Any] | None = None) -> None:
     """Train the model that a configuration file with overrides describes; `plan` only prints what that would take."""
     e = config.load_config(Experiment, file, overrides)
-    if plan is None:
-        require_writable(e.output)
     pipeline = training.new_pipeline(e, skeleton=plan is not None)
     selected, unused = select_stages(pipeline.stage_names, e.stage, e.stages, overrides)
     jobs = [training.new_stage(e, pipeline, i, "meta") for i in selected]  # bad settings are refused before training
@@ -62,6 +61,7 @@ def train(file: Path, overrides: Sequence[str] = (), plan: Mapping[str, Any] | N
         precision = e.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
         assumptions = Assumptions(**plan)
         return print(plan_report(e, pipeline, jobs, e.store, mixed_precision=precision, assumptions=assumptions))
+    check_folders(e.data.audio, e.store, e.output)
     accelerator = new_accelerator(e)
     console.quiet = not accelerator.is_main_process  # one process reports
     for name in unused:
@@ -104,7 +104,7 @@ def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, sto
     data = training.StageData(store, pipeline, i, settings, e.data, seed=e.seed)
     console.log(f"{name}: {trainer.num_parameters:,} parameters, {len(data.crops):,} crops in an epoch")
     if not data.has_validation_tracks:
-        console.log("No track is left for validation: the validation loss is on tracks that are trained on")
+        console.log("No track is left for validation: the validation loss is that of training tracks")
     pipeline.load_stages(e.model, count=i, allow_local_parts=True)  # its own may be damaged, and is published again
     before, resumed_from = pipeline.stages, trainer.step_count
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from accelerate import Accelerator
+from codecdiff.recipes import check_folders  # pyright: ignore[reportMissingImports]  # as installed
 from codecdiff.recipes.discodiff import console  # pyright: ignore[reportMissingImports]  # as installed
 from pydantic import Field
 from rich.progress import track
@@ -15,7 +16,6 @@ from codecdiff import Pipeline, config, training
 from codecdiff.config import Config, DataConfig, TrainConfig
 from codecdiff.data.encoding.encode import open_store
 from codecdiff.errors import ConfigError
-from codecdiff.files import require_writable
 from codecdiff.pipeline import Stage, read_stage_config
 from codecdiff.pipeline.model_card import command_line
 from codecdiff.pipeline.vocabulary import spread_captions
@@ -60,7 +60,6 @@ def resume(e: FromModel, trainer: training.StageTrainer) -> None:
     if trainer.resume(e.folder, console.log):
         saved = read_stage_config(trainer.generation or e.folder / stage.name)["training"]
         stage.facts["base_validation_loss"] = saved["base_validation_loss"]
-        console.log(f"{stage.name}: resuming from step {trainer.step_count} of {trainer.config.max_train_steps}")
 
 
 def train_stage(e: FromModel, accelerator: Accelerator, trainer: training.StageTrainer, data: Any, base: str) -> None:
@@ -71,7 +70,7 @@ def train_stage(e: FromModel, accelerator: Accelerator, trainer: training.StageT
     frozen = f" to train and {size:,} frozen ones" if size else ""
     console.log(f"{name}: {own:,} parameters{frozen}, {len(data.crops):,} crops in an epoch")
     if not data.has_validation_tracks:
-        console.log("No track is left for validation: the validation loss is on tracks that are trained on")
+        console.log("No track is left for validation: the validation loss is that of training tracks")
     if not trainer.step_count:
         trainer.stage.facts["base_validation_loss"] = trainer.validation_loss(data.validation())[0]
     before = trainer.stage.facts["base_validation_loss"]
@@ -92,7 +91,6 @@ def open_model(e: FromModel) -> tuple[Pipeline, list[int]]:
     """Load the model, and select the stages to train. Raises UserError for what it lacks."""
     if not e.start_from:
         raise ConfigError("start_from is missing: name the model to start from, as in start_from=starter.")
-    require_writable(e.output)
     allowed: Any = {"allow_download": e.allow_download, "allow_local_parts": e.allow_local_parts}
     pipeline = Pipeline.from_pretrained(e.start_from, **allowed)
     selected, unused = select_stages(pipeline.stage_names, e.stage, getattr(e, "stages", ()))
@@ -119,8 +117,11 @@ def run(
     `new_trainer` returns the trainer of a stage, resumed if its folder has one. The codec is the model's. Returns
     whether this is the process that ends the run.
     """
+    place = e.data.store or e.output / "store"
+    console.quiet = True
     for i in selected:  # bad settings are refused before the audio is encoded
         new_trainer(e, pipeline, i)
+    check_folders(e.data.audio, place, e.output)
     options: Any = {"gradient_accumulation_steps": e.train.gradient_accumulation_steps, "report_to": e.report_to}
     accelerator = training.new_accelerator(e.output, e.mixed_precision, config=e.model_dump(mode="json"), **options)
     if accelerator.is_fsdp2:
@@ -131,7 +132,6 @@ def run(
     with accelerator.main_process_first():
         codec: Any = pipeline.codec
         own: Any = {"target": pipeline.target, "seed": e.seed, "report": console.log}
-        place = e.data.store or e.output / "store"
         store = open_store(place, e.data.audio, codec.codec, config.to_config("codecs", codec.codec), **own)
         write_folder(e, pipeline, {**store.summary(), "hash": training.rows_hash(store)})
         e.prompts = e.prompts or spread_captions(store, pipeline.conditioner)

@@ -159,12 +159,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 45_568,
-    "lines: core": 18_289,
+    "lines: library in all": 45_582,
+    "lines: core": 18_283,
     "lines: interfaces": 444,
-    "lines: evaluation": 8_530,
-    "lines: must-read set": 5_030,
-    "lines: import closure of the recipe": 8_748,
+    "lines: evaluation": 8_494,
+    "lines: must-read set": 5_022,
+    "lines: import closure of the recipe": 8_771,
     "import levels": 8,
 }
 

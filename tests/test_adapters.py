@@ -300,7 +300,7 @@ def test_train_resume_generate_and_inspect(
     for name in ("stage.json", "log.jsonl", "model.safetensors"):  # as if killed before they were first published
         (home / "primary" / name).unlink()
     run("train", "--adapter", "dora", *settings, "train.max_train_steps=6")
-    assert "primary: resuming from step 4 of 6" in lines
+    assert lines.count("primary: finished before at step 4; continuing to step 6") == 2  # here of the settings, too
     log = [json.loads(line)["step"] for line in (home / "secondary" / "log.jsonl").read_text().splitlines()]
     assert log == [2, 4, 6]
     assert before == {file: file.read_bytes() for file in model.rglob("*") if file.is_file()}
@@ -315,6 +315,12 @@ def test_train_resume_generate_and_inspect(
     (record,) = request.adapters or []
     assert record.weights == {"primary": 2, "secondary": 2}
     assert GenerationRequest.from_file(tmp_path / "plain.flac").adapters is None
+    assert ") with the adapter run/adapter: primary 1, secondary 1 Pipeline codec" in run(
+        "inspect", str(model), "--adapter", str(tmp_path / "run")
+    )
+    assert f"name its model too, --model MODEL --adapter {tmp_path / 'run'}" in run(
+        "inspect", str(tmp_path / "run"), exit_code=1
+    )
     again = ["inspect", str(tmp_path / "adapted.flac"), "--model", str(model)]
     assert "holds the same samples" in run(*again, "--adapter", f"{tmp_path / 'run'}:2")
     assert "and --adapter run/adapter:primary=2,secondary=2" in run(*again, "--force", exit_code=1)

@@ -345,7 +345,7 @@ def test_schedulers_of_diffusers_replace_that_of_a_stage(make_pipeline: Make) ->
         hf.DDIMScheduler(prediction_type="epsilon"): r"DDIMScheduler has prediction_type=epsilon, not v_prediction",
         hf.PNDMScheduler.from_config(primary.scheduler.config): "supports only timestep_spacing=even",
         hf.DEISMultistepScheduler.from_config(primary.train_scheduler.config, solver_order=3): "solver_order",
-        5: "Invalid scheduler 5: expected a name, or a scheduler of diffusers",
+        5: "Invalid scheduler 5: expected a name, a scheduler of diffusers",
     }.items():
         with pytest.raises(UserError, match=message):
             primary.scheduler = wrong
@@ -377,7 +377,7 @@ def test_load_is_from_pretrained_and_finds_the_model_of_a_run(make_pipeline: Mak
     make_pipeline().save_pretrained(tmp_path / "run" / "model")
     assert find_model(tmp_path / "run") == tmp_path / "run" / "model"
     assert codecdiff.load(tmp_path / "run", device="cpu").folder == tmp_path / "run" / "model"
-    with pytest.raises(UnknownName, match=r"Unknown model 'startr'.*Did you mean 'starter'\?"):
+    with pytest.raises(UnknownName, match=r"No model 'startr'.*Did you mean 'starter'\?"):
         codecdiff.load("startr")
 
 

@@ -325,7 +325,7 @@ def test_only_an_mp3_that_counts_its_frames_is_known_to_be_cut_short(tmp_path: P
         (b"<html>404 Not found</html>", "it is a web page or XML"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
         (b"\x89PNG\r\n\x1a\n", "it is a PNG image"),
-        (b"no music", "its format is not known"),
+        (b"no music", "it is not .wav, .flac"),
         (b"", "it is empty, 0 bytes"),
     ],
 )

@@ -18,7 +18,7 @@ from test_cli import refused, run
 
 from codecdiff import Pipeline, load, registry
 from codecdiff.cli import console
-from codecdiff.cli.console import folded_table
+from codecdiff.cli.console import folded_table, progress
 from codecdiff.cli.generate import file_stem
 from codecdiff.cli.main import load_command
 from codecdiff.cli.train import adapted, config_file
@@ -281,7 +281,10 @@ def test_an_option_replaces_that_of_the_small_size(tmp_path: Path):
 def test_a_configuration_is_named_or_a_file(tmp_path: Path):
     assert config_file("paper").name == "paper.yaml"
     assert config_file(str(config_file("starter"))).name == "starter.yaml"
-    with pytest.raises(UnknownName, match=r"Configuration 'papr' is neither a file nor installed\. Installed: .*paper"):
+    assert config_file("compare", "compare").name == "compare.yaml"
+    with pytest.raises(
+        UnknownName, match=r"No configuration 'papr'\. Did you mean 'paper'\? Installed, in .*configs: "
+    ):
         config_file("papr")
 
 
@@ -342,7 +345,9 @@ def test_the_default_configuration_takes_another_conditioner(words: list[str], m
 
 def test_train_ends_a_mistake_with_its_sentence(tmp_path: Path):
     assert "Did you mean 'max_train_steps'?" in refused("train", "train.max_train_stpes=3")
-    assert "neither a file nor installed" in refused("train", "--config", tmp_path / "none.yaml")
+    assert f"No configuration '{tmp_path}/none.yaml'" in refused("train", "--config", tmp_path / "none.yaml")
+    assert "compose music first: python -m" in refused("train", "data.audio=nowhere", f"output={tmp_path / 'run'}")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.integration
@@ -427,21 +432,28 @@ def test_every_mistake_of_a_user_is_a_sentence_and_debug_shows_where(
 MISTAKES = {
     "generate x -o a.xyz": "Cannot write 'a.xyz': unknown audio format",
     "generate x -o none/a.wav": "Folder 'none' does not exist",
-    "generate x --model none": "Unknown model 'none'",
-    "generate x --model ./foldr": "no such folder. Did you mean 'folder'? It is not available on the hub either",
+    "generate x --model none": "No model 'none'. Installed models: ",
+    "generate x --model ./foldr": "Did you mean 'folder'? Installed models: ",
     "generate x --device nonsense": "Device 'nonsense' cannot be used",
-    "inspect none.wav": "none.wav",
+    "inspect none.wav": "File 'none.wav' does not exist. Did you mean 'junk.wav'?",
+    "inspect startr": "No model 'startr'. Did you mean 'starter'?",
     "inspect junk.wav": "'junk.wav'",
     "inspect folder": "folder does not hold a model: codecdiff.json is missing",
     "refine none.wav --keep 0": "none.wav",
-    "inpaint junk.wav --from 0 --to 1": "junk.wav",
+    "inpaint junk.wav --from 0 --to 1": "'junk.wav' cannot be read as audio",
+    "inpaint junk.wav --to 1": "Every region needs both its ends, as in --from 1:30 --to 1:45, but got 0 ",
+    "generate a slow waltz": "Got unexpected extra argument(s) (slow waltz). Put what has spaces in quotes",
+    "generate x --seed first": "'first' is not a whole number",
+    "data filter folder": "'folder' is a folder. Name a manifest",
+    "replay folder": "No run.lock at 'folder/run.lock'. Name a folder that `codecdiff train` wrote",
     "encode none -o store": "none",
     "encode folder -o junk.wav": "holds no audio",
-    "train --config none.yaml": "'none.yaml' is neither a file nor installed",
+    "train --config none.yaml": "No configuration 'none.yaml'. Did you mean 'broken.yaml'? Installed, in",
     "train --config list.yaml": "list.yaml holds a list; a configuration is a mapping",
     "train --config broken.yaml": "broken.yaml is not valid YAML",
     "train --config junk.yaml": "junk.yaml",
     "train train.max_train_steps=many": "max_train_steps",
+    "train --device cpu": "--device is for --plan alone",
     "train codec=nothing": "No codec named 'nothing'",
     "push folder me/model": "folder does not hold a model",
     "check nothing": "'nothing'",
@@ -463,6 +475,25 @@ def test_a_mistake_is_said_in_sentences(words: str, tmp_path: Path, monkeypatch:
     assert isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code in (1, 2)
     assert MISTAKES[words] in result.output
+
+
+def test_notes_do_not_bury_an_error(tmp_path: Path) -> None:
+    pytest.importorskip("codecdiff_starter")
+    said = refused("generate", "a polka", "--field", "bpm=fast", "--seconds", 9, "-o", tmp_path / "a.wav")
+    assert said.endswith("Invalid tempo 'fast': expected beats per minute, e.g. 120.\n")
+    assert not {"polka", "Seed", "trained"} & set(re.findall(r"\w+", said))
+    options = ("--seconds", 6, "--steps", 1, "--field", "meter=7/8", "--field", "bpm=90", "-o", tmp_path / "a.wav")
+    with pytest.warns(UserWarning, match="meter=7/8: expected 3/4 or 4/4"):
+        notes = " ".join(run("generate", "a polka", *options).stderr.split())
+    assert "The model was trained on clips of 5 s; 6 s of music is generated in one pass." in notes
+    assert "'polka'" in notes
+
+
+def test_progress_is_a_line_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("Embedding", 3) as advance:
+        for done in (1, 3):
+            advance(done)
+    assert capsys.readouterr().err == "Embedding: 3 of 3\n"
 
 
 def test_a_warning_holds_no_control_characters() -> None:

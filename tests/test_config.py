@@ -372,5 +372,5 @@ def test_options_chosen_on_a_command_line_are_read_by_their_types():
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"Configuration file '.*gone\.yaml' not found"):
+    with pytest.raises(FileNotFoundError, match=r"Configuration file '.*gone\.yaml' does not exist"):
         config.load_config(Recipe, tmp_path / "gone.yaml")

@@ -177,7 +177,7 @@ def test_an_edit_has_the_control_of_the_whole_track(
         ("short", r"control clock has 0\.50 s of audio, and the music is to have 1\.00 s: generate less, as by"),
         ("exact", ""),
         ({"clck": "x.wav"}, r"Unknown control 'clck' of this model\. It reads: clock\. Did you mean 'clock'\?"),
-        ({"clock": "missing.wav"}, r"'missing\.wav', which a prompt names as its audio, does not exist"),
+        ({"clock": "missing.wav"}, r"audio file 'missing\.wav' does not exist"),
         ({"clock": __file__}, r"cannot be read"),
     ],
 )
@@ -313,5 +313,7 @@ def test_a_comment_of_a_stranger_names_no_control(tmp_path: Path, controls: Any)
 def test_controls_on_the_command_line() -> None:
     assert parse_controls(["chroma=a=b.wav", "beats=c.wav"]) == {"chroma": "a=b.wav", "beats": "c.wav"}
     for words in (["chroma"], ["=a.wav"], ["chroma="], ["chroma=a.wav", "chroma=b.wav"]):
-        with pytest.raises(InvalidValue, match=r"Invalid --control '.*': expected NAME=FILE once for each"):
+        with pytest.raises(
+            InvalidValue, match=r"Invalid --control '.*': expected each name once, as in --control chroma=song.wav"
+        ):
             parse_controls(words)

@@ -208,7 +208,7 @@ def test_edits_that_make_no_sense_are_explained(dac: Codec) -> None:
     source = EditMask.from_codes(dac, some_codes())
     with pytest.raises(ValueError, match="Invalid level 4, 7: the codec has 0 to 3"):
         Refine(keep=(0, 7, 4)).apply(source, dac)
-    with pytest.raises(ValueError, match="Invalid levels=4: this codec has 4, so none is left to restore"):
+    with pytest.raises(ValueError, match="Invalid levels=4: this codec has 4: none is left to restore"):
         Restore(levels=4).apply(source, dac)
     for region in ((1.0, 1.0), (2.0, 1.0), (-1.0, 1.0), (1e9, 2e9), (float("nan"), 1.0)):
         with pytest.raises(ValueError, match=r"Invalid region .* expected it to start before it ends, within"):
@@ -249,7 +249,7 @@ def test_known_codes_of_another_shape_are_refused(make_pipeline: Make) -> None:
 def test_regions_cover_the_frames_they_touch(dac: Codec) -> None:
     """A frame that a region only begins in is made anew as a whole."""
     rate = dac.frame_rate
-    with pytest.warns(UserWarning, match=r"The audio ends at 0\.\d+ s: the region .* to 99 s ends there, too"):
+    with pytest.warns(UserWarning, match=r"The audio ends at 0\.\d+ s, and the region .* to 99 s is cut there"):
         mask = outside_mask([(0.0, 0.5 / rate), (18.2 / rate, 99.0)], dac, FRAMES)[0, 0]
     assert mask.tolist() == [False] + [True] * 17 + [False] * 2
 

@@ -149,7 +149,7 @@ def test_what_a_stage_cannot_start_from_is_said_before_the_first_is_trained(
         check("secondary", "primary")
     with pytest.raises(ValueError, match="a stage cannot start from itself"):
         check("primary", None)
-    with pytest.raises(ValueError, match="secondary cannot start from primary: their denoisers are of other kinds"):
+    with pytest.raises(ValueError, match="secondary cannot start from primary: their denoisers differ"):
         check(None, "primary", kind="dit")
     with pytest.raises(FileNotFoundError, match="elsewhere does not hold a trained stage"):
         check(None, "runs/elsewhere")
@@ -169,7 +169,10 @@ def test_prompts_are_prepared_and_fields_that_nothing_has_are_reported(
     assert read_config(tmp_path / "model")["conditioner"]["conditioners"][0]["name"] == "words"
     lines: list[str] = []
     prepare_prompts(pipeline, store, ["a waltz"], report=lines.append)
-    assert lines == ["No track has tempo, which the conditioner can read: they are absent in training."]
+    assert lines == [
+        "No track has tempo. The model does not learn these fields of prompts; to teach them, add them to "
+        "metadata.jsonl."
+    ]
     assert isinstance(pipeline.conditioner, JoinedConditioner)
     cached = pipeline.conditioner.parts[0]
     assert isinstance(cached, CachedConditioner)

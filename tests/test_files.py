@@ -133,7 +133,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(
 
     atomic_write_text(tmp_path / "a.txt", "first")
     monkeypatch.setattr(os, function, fail)
-    with pytest.raises(UserError, match=rf"a\.txt' cannot be written: {os.strerror(code)}\. Make room"):
+    with pytest.raises(UserError, match=rf"a\.txt' cannot be written: {os.strerror(code)}\. Free space"):
         atomic_write_text(tmp_path / "a.txt", "second")
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "first"
@@ -216,7 +216,7 @@ def test_one_process_holds_a_folder_until_it_is_killed(tmp_path: Path) -> None:
             pytest.raises(
                 FolderLocked,
                 match=rf"run' is being written by another run \(process {process.pid} on {platform.node()}, since "
-                r"\d{4}-\d\d-\d\d [\d: +-]+\)\. Wait for it",
+                r"\d{4}-\d\d-\d\d [\d: +-]+\)\. Wait, or name another",
             ),
             lock_folder(folder),
         ):

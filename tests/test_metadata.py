@@ -283,8 +283,8 @@ def test_a_name_that_is_not_unicode_is_reported(tmp_path: Path, issues: list[Iss
 
 def test_music_is_a_folder(tmp_path: Path) -> None:
     file = tmp_path / "a.wav"
-    with pytest.raises(MissingFile, match=r"Folder '.*a\.wav' does not exist\. Expected a folder of audio files"):
+    with pytest.raises(MissingFile, match=r"Folder '.*a\.wav' does not exist\. Name a folder of audio files"):
         find_tracks(file)
     file.write_bytes(b"")
-    with pytest.raises(MissingFile, match=r"'.*a\.wav' is a file\. Expected a folder of audio files"):
+    with pytest.raises(MissingFile, match=r"'.*a\.wav' is a file\. Name a folder of audio files"):
         find_tracks(file)

@@ -132,7 +132,7 @@ def test_it_trains_saves_samples_and_goes_on(run: Run, capsys: pytest.CaptureFix
     before = (out / "store" / "header.json").stat().st_mtime_ns
     run("train.max_train_steps=6")
     assert (steps(out, "primary"), steps(out, "secondary")) == ([2, 4, 6], [2, 4, 6])
-    assert "resuming from step 4" in capsys.readouterr().err
+    assert "finished before at step 4; continuing to step" in capsys.readouterr().err
     assert (out / "store" / "header.json").stat().st_mtime_ns == before
     run("train.max_train_steps=6")
     assert steps(out, "primary") == [2, 4, 6]
@@ -230,7 +230,7 @@ def test_a_model_keeps_its_codec(run: Run) -> None:
     pytest.importorskip("codecdiff_starter")
     run("train.max_train_steps=1")
     with pytest.raises(
-        ValueError, match=r'model: codec\.codec\.name is "dac" there, "starter" here\. Choose another output folder'
+        ValueError, match=r'model: codec\.codec\.name is "dac" there, "starter" here\. Use another output'
     ):
         run("codec.name=starter")
 
@@ -327,7 +327,7 @@ def test_damaged_weights_are_trained_again_from_the_checkpoint_before(
         file.write_bytes(contents[:-1] + bytes([contents[-1] ^ 1]))  # in place: the newest checkpoint is the same file
     run()
     said = " ".join(capsys.readouterr().err.split())
-    assert said.count("Passing over a damaged state of training.") == 2
+    assert said.count("Skipped a damaged checkpoint.") == 2
     assert [file.read_bytes() for file in files] == whole
     assert (steps(out, "primary"), steps(out, "secondary")) == ([2, 4], [2, 4])
 
@@ -369,7 +369,7 @@ def test_a_stage_may_start_from_another_of_this_model_or_of_another(
     run(
         f"output={tmp_path / 'warm'}", "stage=primary", f"stages.primary.start_from={source}", "train.max_train_steps=6"
     )
-    assert "resuming from step 4" in capsys.readouterr().err
+    assert "finished before at step 4; continuing to step" in capsys.readouterr().err
 
 
 DIT_WORDS = [f"denoiser.{word}" for word in ("name=dit", "width=32", "depth=1", "heads=2", "patch=2")]
@@ -652,4 +652,4 @@ def test_a_record_says_what_changed_and_what_it_cannot_vouch_for(
     lock.write_bytes(lock.read_bytes().replace(b'"seed": 0', b'"seed": 1'))
     assert "run.lock' is damaged" in replay()
     lock.unlink()
-    assert "run.lock' is missing" in replay()
+    assert "No run.lock at" in replay()

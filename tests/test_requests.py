@@ -96,13 +96,13 @@ def test_a_command_that_was_killed_between_its_files_goes_on(model: Path, record
     assert [file.read_bytes() for file in files] == before
     again = run(*words)
     assert again.exit_code == 0
-    assert "is finished: this command made it before" in again.output
+    assert "is complete: an earlier run of this command wrote it" in again.output
     assert "exists already" in refused(*words, "--negative", "piano")
     assert run(*words, "--force").exit_code == 0
     assert [file.read_bytes() for file in files] != before
     edit = ("vary", recording, "--model", model, "-o", tmp_path / "b.flac")
     assert run(*edit).exit_code == 0
-    assert "is finished" in run(*edit).output
+    assert "is complete" in run(*edit).output
     assert "exists already" in refused(*edit, "--strength", 0.3)
 
 
@@ -124,7 +124,7 @@ def test_a_forged_comment_causes_no_more_than_an_hour_of_music(model: Path, tmp_
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.wav")
-    assert "it is not a file" in refused("inspect", tmp_path / "a.wav")
+    assert "it is a folder, a pipe or a device" in refused("inspect", tmp_path / "a.wav")
 
 
 @pytest.mark.integration
@@ -284,7 +284,8 @@ def test_a_prompt_too_long_for_a_comment_is_no_reason_not_to_make_music(model: P
 
 
 @pytest.mark.parametrize(
-    ("edit", "message"), [(("vary", "--strength", 2), "strength=2.0: "), (("extend", "--seconds", 0), "seconds=0.0: ")]
+    ("edit", "message"),
+    [(("vary", "--strength", 2), "Invalid --strength 2.0: "), (("extend", "--seconds", 0), "Invalid --seconds 0.0: ")],
 )
 def test_an_option_out_of_range_is_one_sentence(recording: Path, edit: tuple[object, ...], message: str) -> None:
     name, *options = edit

@@ -516,13 +516,13 @@ def test_a_store_is_locked_while_it_is_made_and_a_finished_command_says_so(
     assert CliRunner().invoke(app, words).exit_code == 0
     again = CliRunner().invoke(app, words)
     assert again.exit_code == 0
-    assert "is finished: this command made it before" in again.output
+    assert "is complete: an earlier run of this command wrote it" in again.output
     with monkeypatch.context() as patched:  # another process finishes it once this one has looked
         checks = iter([lambda *_: None, require_new_store])
         patched.setattr("codecdiff.cli.encode.require_new_store", lambda *arguments: next(checks)(*arguments))
         meanwhile = CliRunner().invoke(app, words)
     assert meanwhile.exit_code == 0, meanwhile.output
-    assert "is finished: this command made it before" in meanwhile.output
+    assert "is complete: an earlier run of this command wrote it" in meanwhile.output
     (music / "0.wav").unlink()
     other = CliRunner().invoke(app, words)
     assert other.exit_code == 1

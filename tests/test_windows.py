@@ -45,9 +45,9 @@ def test_only_long_music_is_sampled_in_windows() -> None:
     assert window_frames(61, 87, None) == 30 * 87
     assert window_frames(10, 87, 5) == 5 * 87
     assert length_note(600, 5, None) == (
-        "The model was trained on 5 s at a time: 600 s are generated in windows of 30 s that overlap."
+        "The model was trained on clips of 5 s; 600 s of music is generated in overlapping windows of 30 s."
     )
-    assert length_note(8, 5, None).endswith("8 s are generated at once.")
+    assert length_note(8, 5, None).endswith("8 s of music is generated in one pass.")
     assert not length_note(5, 5, None)
 
 

@@ -46,7 +46,7 @@ ALLOWED = (
     Allowed("piece", r"^(README\.md|docs/compare\.md|recipes/configs/)", "of music, in a caption"),
     Allowed("piece", r"(codecdiff_starter/facts|codecdiff_datasets/testing)\.py$", "of music, in a caption"),
     Allowed("--steps", r"^(docs/(few-steps|results)\.md|recipes/|CHANGELOG)", "option of `codecdiff distill`"),
-    Allowed("meter", r"codecdiff_starter/", "of music: three or four beats in a bar"),
+    Allowed("meter", r"codecdiff_(starter/|studio/fields\.py)", "of music: three or four beats in a bar"),
     Allowed("meters", r"codecdiff_starter/", "of music: three or four beats in a bar"),
 )
 

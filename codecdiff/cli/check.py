@@ -27,12 +27,8 @@ def check(
     kind: Annotated[str, typer.Option(help="Its kind, as in codecs, where several kinds have one of this name.")] = "",
     options: Options = None,
     seconds: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Longest clip, for a codec.")] = 10.0,
-    prompts: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Prompts for a conditioner, in a .jsonl file.")
-    ] = None,
-    full: Annotated[
-        bool, typer.Option("--full", help="Check the part at its default size, not at a small one.")
-    ] = False,
+    prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="Prompts of a conditioner (.jsonl).")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Check the part at its default size, not a small one.")] = False,
 ) -> None:
     """Run the conformance checks of a part.
 

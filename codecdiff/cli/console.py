@@ -61,9 +61,7 @@ CLOCK = re.compile(r"(?:(\d+):(?=\d\d:))?(\d+):(\d\d(?:\.\d*)?)", re.ASCII)  # h
 Force = Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Device = Annotated[str, typer.Option(help="Device to compute on, as in cuda:1. Default: a GPU if there is one.")]
-Options = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Option of the part; repeatable.")
-]
+Options = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Option of a part; repeatable.")]
 
 
 def parse_time(text: str | float) -> float:
@@ -172,12 +170,14 @@ def check_writable(file: Path) -> None:
     """Raise a UserError unless audio can be written to this file, by trying its folder."""
     import soundfile
 
+    if file.is_dir():
+        raise UnusableFile(f"'{file}' is a folder. Name a file in it, as in {file / 'out.wav'}.")
     if not soundfile.check_format(file.suffix[1:]):
         raise InvalidValue(f"Cannot write '{file}': unknown audio format. Use .wav, .flac, .ogg or .mp3.")
     if not file.parent.is_dir():
         raise MissingFile(f"Folder '{file.parent}' does not exist. Make it first: mkdir -p '{file.parent}'.")
-    if file.is_dir() or (file.exists() and not os.access(file, os.W_OK)):
-        raise UnusableFile(f"'{file}' is a folder or cannot be written over. Choose another name.")
+    if file.exists() and not os.access(file, os.W_OK):
+        raise UnusableFile(f"'{file}' may not be overwritten. Choose another name, or change its permissions.")
     require_writable(file.parent)
 
 
@@ -185,12 +185,9 @@ def select_device(name: str) -> torch.device:
     """Return the device of this name, or the best one if it is empty. Raises InvalidValue if it cannot be used."""
     import torch
 
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise InvalidValue(f"Device '{name}' cannot be used: {reason}. `codecdiff doctor` lists those here.") from error
+    from codecdiff.pipeline.base import usable_device
+
+    return usable_device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def folded_table(*columns: str, title: str | None = None) -> Table:
@@ -206,13 +203,24 @@ def folded_table(*columns: str, title: str | None = None) -> Table:
 
 @contextmanager
 def progress(what: str, total: int | None) -> Iterator[Callable[..., None]]:
-    """Show a bar with the time that is left; yields the function that updates how many, and of how many, are done."""
+    """Show a bar with the time that is left; yields the function that updates how many, and of how many, are done.
+
+    Without a terminal, a line says so at the end, and once in a minute.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done, total=None: bar.update(task, completed=done, total=total)
+        task, printed = bar.add_task(what, total=total), time.monotonic()
+
+        def update(done: int, of: int | None = total) -> None:
+            nonlocal printed
+            bar.update(task, completed=done, total=of)
+            if not err.is_terminal and (done == total or time.monotonic() - printed >= 60):
+                printed = time.monotonic()
+                err.print(f"{what}: {done} of {of}", soft_wrap=True)
+
+        yield update
 
 
 @contextmanager

@@ -18,9 +18,7 @@ def distill(
     ] = None,
     stage: Annotated[str, typer.Option(help="Name of the stage to distill, or all.")] = "all",
     steps: Annotated[int, typer.Option(min=1, max=1000, help="Steps that it is to be sampled in.")] = 4,
-    config: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="Installed configuration, or YAML file.")
-    ] = "distill",
+    config: Annotated[str, typer.Option(metavar="NAME|FILE", help="Installed configuration or YAML file.")] = "distill",
     allow_changes: AllowChanges = False,
 ) -> None:
     """Train stages of a model to be sampled in few steps without guidance.

@@ -30,7 +30,7 @@ from codecdiff.cli.generate import (
     new_request,
     request_of,
 )
-from codecdiff.errors import FileExists, InvalidValue, MissingFile
+from codecdiff.errors import FileExists, InvalidValue
 
 if TYPE_CHECKING:
     from codecdiff.pipeline.editing import Edit
@@ -57,10 +57,10 @@ def run_edit(
     allow_local_parts: AllowLocalParts = False,
 ) -> None:
     """Generate audio from audio: the part that all editing commands share."""
-    from codecdiff.files import sha256
+    from codecdiff.files import missing_file, sha256
 
     if not source.is_file():
-        raise MissingFile(f"The source '{source}' does not exist or is a folder: name an audio file.")
+        raise missing_file(source, "Audio file")
     if output and any(file.exists() and file.samefile(source) for file in numbered(output, num_waveforms)):
         raise FileExists(f"'{output}' is the source itself. Choose another name.")
     default = source.with_name(f"{source.stem}-{name}{source.suffix if source.suffix in ('.wav', '.flac') else '.wav'}")
@@ -92,7 +92,7 @@ def edit_command(edit: Callable[..., Edit]) -> Callable[..., None]:
         except ValidationError as error:
             first = error.errors()[0]
             name, message = first["loc"][0], first["msg"][:1].lower() + first["msg"][1:]
-            raise InvalidValue(f"{name}={first['input']}: {message}.") from error
+            raise InvalidValue(f"Invalid --{name} {first['input']}: {message}.") from error
         run_edit(instance, edit.__name__, **options)
 
     both = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*own, *shared)]

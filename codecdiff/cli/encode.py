@@ -12,7 +12,7 @@ import typer
 from codecdiff import registry
 from codecdiff.cli.console import TIME, Options, err, out, select_device, ticker
 from codecdiff.errors import FileExists, InvalidValue, MissingFile
-from codecdiff.files import require_writable
+from codecdiff.files import missing_file, require_writable
 
 if TYPE_CHECKING:
     from codecdiff.data.code_store import CodeStore
@@ -124,7 +124,7 @@ def require_new_store(output: Path, request: str) -> None:
     header = read_sealed(output / "header.json") if (output / "header.json").is_file() else None
     if isinstance(header, dict) and header.get("request") == request:
         tidy_store(output)
-        out.print(f"{output} is finished: this command made it before.", soft_wrap=True)
+        out.print(f"{output} is complete: an earlier run of this command wrote it.", soft_wrap=True)
         raise typer.Exit
     if output.exists() or output.is_symlink():
         raise FileExists(f"'{output}' exists already. Choose another name, or delete it.")
@@ -178,7 +178,7 @@ def tracks_of(paths: list[Path]) -> list[Track]:
 
     for path in paths:
         if not path.exists():
-            raise MissingFile(f"File or folder '{path}' does not exist.")
+            raise missing_file(path, "File or folder")
         if path.is_file() and path.suffix.lower() not in SUFFIXES:
             hint = f"Formats: {', '.join(SUFFIXES)}."
             if path.suffix.lower() in OTHER_SUFFIXES:

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 
 
 @edit_command
-def extend(
-    seconds: Annotated[float, typer.Option(**TIME, help="Duration to add, as in 90 or 1:30.")] = 10.0,
-) -> Edit:
+def extend(seconds: Annotated[float, typer.Option(**TIME, help="Duration to add, as in 90 or 1:30.")] = 10.0) -> Edit:
     """Continue an audio file past its end."""
     from codecdiff.pipeline.editing import Extend
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,8 +78,7 @@ Seed = Annotated[int | None, typer.Option(min=0, help="The same seed generates t
 Loudness = Annotated[str | None, typer.Option(metavar="LUFS|OFF", help="Loudness; off: as decoded. Default: -14.")]
 OPTION_NAMES = {"audio_length_in_s": "--seconds", "num_waveforms_per_prompt": "--num-waveforms"}
 NumWaveforms = Annotated[
-    int,
-    typer.Option("--num-waveforms", "--takes", min=1, max=1000, help="Number to generate; -o can place it at {n}."),
+    int, typer.Option("--num-waveforms", "--takes", min=1, max=1000, help="Number to generate; -o can place it at {n}.")
 ]
 Adapters = Annotated[
     list[str] | None,
@@ -180,12 +179,7 @@ def load_model(model: str, device: str, adapters: Sequence[str] | None = None, *
 def generation_config(pipeline: Pipeline, guidance_scale: list[str] | None, **options: Any) -> GenerationConfig:
     """Return the options of the command line. Raises InvalidValue, which names the option, for a wrong value."""
     from codecdiff.diffusion.guidance import parse_guidance_scale, resolve_guidance
-    from codecdiff.pipeline.windows import length_note
 
-    crop = pipeline.stages[0].facts.get("crop_seconds") if pipeline.stages else None
-    seconds = options.get("audio_length_in_s")
-    if note := length_note(seconds or 0.0, crop, pipeline.generation_config.window_in_s):
-        err.print(note)
     scale = parse_guidance_scale(guidance_scale or [])
     if scale is not None:
         resolve_guidance(scale, pipeline.conditioner)
@@ -200,23 +194,35 @@ def generation_config(pipeline: Pipeline, guidance_scale: list[str] | None, **op
 def new_request(
     pipeline: Pipeline, prompt: str, fields: list[str] | None, controls: list[str] | None, **options: Any
 ) -> GenerationRequest:
-    """Return the request for a prompt to a model, and report what of it the model ignores or was not trained on."""
+    """Return the request for a prompt to a model. Raises InvalidValue for fields and controls it does not read."""
     from codecdiff.pipeline.conditions import check_control_names
-    from codecdiff.pipeline.vocabulary import vocabulary_note
 
-    conditioner, values = pipeline.conditioner, prompt_values(fields or [], pipeline.conditioner)
+    values = prompt_values(fields or [], pipeline.conditioner)
     if controls:
         values["controls"] = parse_controls(controls)
-        check_control_names([values], conditioner)
-    if conditioner is None:
-        err.print("This model was trained without conditions: the prompt is ignored.")
-    elif not prompt.strip() and not values:
-        err.print("Without a prompt, the model decides what it plays. Describe the music with a prompt.")
-    elif prompt.strip() and "text" not in conditioner.fields:
-        err.print(f"This model reads only --field {', '.join(conditioner.fields)}: the text is ignored.")
-    elif note := vocabulary_note(conditioner, pipeline.data, [prompt], pipeline.name):
-        err.print(note, soft_wrap=True)
+        check_control_names([values], pipeline.conditioner)
     return pipeline.request({"text": prompt, **values}, **options)
+
+
+def notes(request: GenerationRequest, pipeline: Pipeline) -> Iterator[str]:
+    """Yield what of a request the model ignores or was not trained on, and its seed."""
+    from codecdiff.pipeline.vocabulary import vocabulary_note
+    from codecdiff.pipeline.windows import length_note
+
+    crop, seconds = pipeline.stages[0].facts.get("crop_seconds"), request.generation.audio_length_in_s
+    if request.edit is None and seconds != pipeline.generation_config.audio_length_in_s:
+        yield length_note(seconds, crop, request.generation.window_in_s)
+    conditioner, prompt = pipeline.conditioner, request.prompt
+    text = str(prompt.get("text", "")).strip()
+    if conditioner is None:
+        yield "This model was trained without conditions: the prompt is ignored."
+    elif not text and prompt.keys() <= {"text"}:
+        yield "Without a prompt, the model decides what it plays. Describe the music with a prompt."
+    elif text and "text" not in conditioner.fields:
+        yield f"This model reads only --field {', '.join(conditioner.fields)}: the text is ignored."
+    else:
+        yield vocabulary_note(conditioner, pipeline.data, [prompt], pipeline.name)
+    yield f"Seed: {request.generation.seed}"
 
 
 def generate_files(
@@ -230,7 +236,7 @@ def generate_files(
     """Generate a waveform for every file and write it, with its own request as its comment.
 
     Unless files are to be overwritten by `force`, those that this request made before are kept. Raises FileExists for
-    others.
+    others. Notes follow the first step: they do not bury an error.
     """
     from codecdiff.pipeline.output import write_waveform
 
@@ -241,16 +247,17 @@ def generate_files(
             raise file_exists(file)
     if existing and len(existing) == len(files):
         finished = ", ".join(map(str, files))
-        again = "Another: --force, or another --seed and -o."
-        out.print(f"{finished} is finished: this command made it before. {again}", soft_wrap=True)
+        again = "For other music, change --seed and -o; to generate it again, add --force."
+        out.print(f"{finished} is complete: an earlier run of this command wrote it. {again}", soft_wrap=True)
         return
-    err.print(f"Seed: {request.generation.seed}")
+
+    def on_step_end(pipe: Pipeline, step: int, timestep: Any, values: Any) -> None:
+        for note in filter(None, notes(request, pipe) if step == 0 else ()):
+            err.print(note, soft_wrap=True)
+        advance(step + 1, pipe.num_timesteps)
+
     with progress("Sampling steps", None) as advance:
-        audios = pipeline.generate_request(
-            request,
-            source,
-            callback_on_step_end=lambda pipe, step, timestep, values: advance(step + 1, pipe.num_timesteps),
-        )
+        audios = pipeline.generate_request(request, source, callback_on_step_end=on_step_end)
         for i, (file, audio) in enumerate(zip(files, audios, strict=True)):
             if i not in existing:
                 issue = write_waveform(file, audio, pipeline.sample_rate, request.waveform(i))
@@ -261,29 +268,23 @@ def generate_files(
 
 
 def prompt_values(assignments: list[str], conditioner: Conditioner | None) -> dict[str, Any]:
-    """Parse `key=value` words as fields of a prompt, each value as JSON or else as text.
-
-    Raises InvalidValue for a field that the conditioner does not read.
-    """
+    """Parse `key=value` words as fields of a prompt. Raises InvalidValue for one that the conditioner does not read."""
     from codecdiff.conditioners import parse_fields
 
-    values: dict[str, str] = {}
-    for assignment in assignments:
-        key, equals, values[key] = assignment.partition("=")
-        if not equals:
-            raise InvalidValue(f"Invalid --field '{assignment}': expected KEY=VALUE, e.g. --field bpm=120.")
-    return parse_fields(values, conditioner)
+    return parse_fields(parse_assignments("--field", assignments, "bpm=120"), conditioner)
 
 
 def parse_controls(assignments: Sequence[str]) -> dict[str, str]:
     """Parse `name=FILE` words as the controls of a prompt. Raises InvalidValue for others and for a name twice."""
-    controls: dict[str, str] = {}
-    for assignment in assignments:
-        name, equals, file = assignment.partition("=")
-        if not (name and equals and file) or name in controls:
-            raise InvalidValue(
-                f"Invalid --control '{assignment}': expected NAME=FILE once for each control, e.g. --control "
-                "chroma=song.wav."
-            )
-        controls[name] = file
-    return controls
+    return parse_assignments("--control", assignments, "chroma=song.wav")
+
+
+def parse_assignments(option: str, words: Sequence[str], example: str) -> dict[str, str]:
+    """Parse the `key=value` words of an option. Raises InvalidValue for others and for a key twice."""
+    values: dict[str, str] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not (key and equals and value) or key in values:
+            raise InvalidValue(f"Invalid {option} '{word}': expected each name once, as in {option} {example}.")
+        values[key] = value
+    return values

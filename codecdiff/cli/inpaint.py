@@ -16,13 +16,9 @@ if TYPE_CHECKING:
 
 @edit_command
 def inpaint(
-    starts: Annotated[
-        list[float], typer.Option("--from", **TIME, help="Start of a region, as in 90 or 1:30.", show_default=False)
-    ],
-    stops: Annotated[list[float], typer.Option("--to", **TIME, help="End of the region.", show_default=False)],
-    levels: Annotated[
-        str, typer.Option(help="Levels to generate, as in 2-8; 0 is the coarsest.", show_default="all")
-    ] = "",
+    starts: Annotated[list[float] | None, typer.Option("--from", **TIME, help="Start of a region, as in 1:30.")] = None,
+    stops: Annotated[list[float] | None, typer.Option("--to", **TIME, help="End of the region.")] = None,
+    levels: Annotated[str, typer.Option(help="Levels to generate, as in 2-8; 0 is coarsest.", show_default="all")] = "",
 ) -> Edit:
     """Regenerate one or more regions of a file.
 
@@ -30,7 +26,9 @@ def inpaint(
     """
     from codecdiff.pipeline.editing import Inpaint, parse_levels
 
-    if len(starts) != len(stops):
-        raise InvalidValue(f"{len(starts)} --from and {len(stops)} --to: every region needs both.")
+    starts, stops = starts or [], stops or []
+    if not starts or len(starts) != len(stops):
+        number = f"got {len(starts)} --from and {len(stops)} --to"
+        raise InvalidValue(f"Every region needs both its ends, as in --from 1:30 --to 1:45, but {number}.")
     regions = tuple(zip(starts, stops, strict=True))
     return Inpaint(regions=regions, levels=parse_levels(levels) if levels else None)

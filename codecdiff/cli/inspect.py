@@ -18,6 +18,7 @@ from codecdiff.cli.generate import (
     load_model,
     parse_controls,
 )
+from codecdiff.errors import InvalidValue
 
 if TYPE_CHECKING:
     from codecdiff.pipeline.pipeline import Pipeline
@@ -25,17 +26,13 @@ if TYPE_CHECKING:
 
 
 def inspect_file(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE|MODEL", help="Audio file that codecdiff generated, or a model.")
-    ],
+    file: Annotated[Path, typer.Argument(metavar="FILE|MODEL", help="Audio file that codecdiff wrote, or a model.")],
     as_json: Json = False,
     model: Annotated[str, typer.Option(help="Model that generated the file, to generate it again.")] = "",
     adapters: Adapters = None,
     source: Annotated[Path | None, typer.Option(metavar="FILE", help="Source of the edit, if the file is one.")] = None,
     controls: Controls = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="New file, with --model.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="New file for --model.")] = None,
     force: Force = False,
     device: Device = "",
     allow_download: AllowDownload = False,
@@ -45,17 +42,17 @@ def inspect_file(
 
     With --model, a file is also generated again, and compared.
     """
-    from codecdiff import registry
-    from codecdiff.data.audio import stream_audio
+    from codecdiff.data.audio import SUFFIXES, stream_audio
     from codecdiff.pipeline.provenance import GenerationRequest
 
     allowed = {"allow_download": allow_download, "allow_local_parts": allow_local_parts}
-    if file.is_dir() or (not file.exists() and registry.installed_model(str(file))):
-        pipeline = load_model(str(file), device or "cpu", adapters, **allowed)
-        return print_model(pipeline, as_json)
+    if file.is_dir() or not (file.exists() or file.suffix.lower() in SUFFIXES):
+        return print_model(load_model(str(file), device or "cpu", adapters, **allowed), as_json)
     request = GenerationRequest.from_file(file)
     print_request(request, as_json)
     if not model:
+        if output or source or controls or adapters:
+            raise InvalidValue("To generate the file again, name its model: --model MODEL.")
         return None
     request.check_source(source)
     seconds = sum(block.shape[1] for block in stream_audio(file, 8000, 1)) / 8000  # counted: a header may lie
@@ -72,11 +69,14 @@ def inspect_file(
 
 def print_model(pipeline: Pipeline, as_json: bool) -> None:
     """Print name and fingerprint of a model, what it is, and the words of its captions, most frequent first."""
-    words = str(pipeline.data.get("words", "")).split()
+    words, adapters = str(pipeline.data.get("words", "")).split(), {a.name: a.weights for a in pipeline.adapters}
     if as_json:
         identity = {"model": pipeline.name, "fingerprint": pipeline.fingerprint}
-        return print_json({**identity, **pipeline.describe(), "words": words})
-    out.print(f"{pipeline.name} ({pipeline.fingerprint})\n{pipeline!r}", soft_wrap=True)
+        return print_json({**identity, **pipeline.describe(), "adapters": adapters, "words": words})
+    out.print(f"{pipeline.name} ({pipeline.fingerprint})")
+    for name, weights in adapters.items():
+        out.print(f"with the adapter {name}: {', '.join(f'{stage} {w:g}' for stage, w in weights.items())}")
+    out.print(repr(pipeline), soft_wrap=True)
     if words:
         out.print(f"\n{len(words):,} words in its captions, the most frequent first: {', '.join(words)}")
     return None

@@ -22,6 +22,7 @@ import codecdiff
 from codecdiff import registry
 from codecdiff.cli.console import errors_as_sentences, out, plain
 
+UsageError: Any = typer.BadParameter.__base__  # of click, or of the copy of it in typer
 PLACEHOLDERS = {"int": "N", "float": "NUMBER", "path": "PATH"}  # by the first word of a type's name
 
 
@@ -123,7 +124,16 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command that the context names."""
         with errors_as_sentences(debug=ctx.params["debug"]):
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            except UsageError as error:
+                if "unexpected extra argument" in error.message:
+                    error.message += '. Put what has spaces in quotes, as in "a slow waltz".'
+                elif "No such option" in error.message and error.ctx and "KEY=VALUE" in error.ctx.get_usage():
+                    error.message += ". Settings have no dashes, as in data.audio=FOLDER."
+                for name, plain_name in {"valid int range": "whole number", "valid float": "number"}.items():
+                    error.message = error.message.replace(f"not a {name}", f"not a {plain_name}")
+                raise
 
 
 app = typer.Typer(

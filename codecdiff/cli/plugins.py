@@ -45,7 +45,8 @@ def plugins(
     issues = [issue for issue in issues if shown in ("", issue.distribution, *issue.names)]
     if shown and not listed and not issues:
         names = {word for plugin in everything for word in (plugin.name, plugin.kind, plugin.distribution)}
-        raise UnknownName(f"Nothing called '{shown}' is installed.{registry.did_you_mean(shown, names)}")
+        hint = registry.did_you_mean(shown, names) or " To list everything: codecdiff plugins"
+        raise UnknownName(f"Nothing called '{shown}' is installed.{hint}")
     problems: dict[registry.Plugin, str] = {}
     if check:
         with err.status("Importing everything once"):

@@ -11,8 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from codecdiff.cli.console import errors_as_sentences
-from codecdiff.errors import UnknownName
+from codecdiff.errors import InvalidValue, UnknownName, did_you_mean
 from codecdiff.files import read_yaml
+
+__all__ = ["config_file", "default_output", "recipe_command", "run_recipe", "train"]
 
 AllowChanges = Annotated[bool, typer.Option("--allow-changes", help="Resume with another seed, split or music.")]
 STOPPED = "Stopped. Finished shards of encoded music and checkpoints are kept: run the same command again to resume."
@@ -33,14 +35,11 @@ def train(
         ),
     ] = None,
     adapter: Annotated[
-        str | None,
-        typer.Option(metavar="KIND", help="lora or dora: train an adapter of start_from=MODEL."),
+        str | None, typer.Option(metavar="KIND", help="lora or dora: train an adapter of start_from=MODEL.")
     ] = None,
     allow_changes: AllowChanges = False,
     plan: Annotated[bool, typer.Option("--plan", help="Print what training would take, and stop.")] = False,
-    devices: Annotated[
-        int | None, typer.Option(min=1, max=4096, help="For --plan: number of devices. Default: 1.")
-    ] = None,
+    devices: Annotated[int | None, typer.Option(min=1, max=4096, help="For --plan: devices. Default: 1.")] = None,
     device: Annotated[str | None, typer.Option(help="For --plan: device, as in h100. Default: this machine's.")] = None,
     utilization: Annotated[float | None, typer.Option(help="For --plan: fraction of the peak that is reached.")] = None,
     hours: Annotated[float | None, typer.Option(help="For --plan: hours of music, if there is none yet.")] = None,
@@ -53,6 +52,8 @@ def train(
     recipe, usual = context.obj or (installed_recipe("discodiff" if adapter is None else "adapter"), usual)
     assumptions = {"devices": devices, "device": device, "utilization": utilization, "hours": hours}
     assumptions = {name: value for name, value in assumptions.items() if value is not None}
+    if assumptions and not plan:
+        raise InvalidValue(f"--{next(iter(assumptions))} is for --plan alone: `accelerate launch` selects devices.")
     try:
         changes = ["allow_changes=true"] if allow_changes else []
         changes += [] if adapter is None else [f"adapter.type={adapter}"]
@@ -108,16 +109,18 @@ def adapted(overrides: list[str], file: Path, kind: str = "") -> list[str]:
     return [*overrides, *added]
 
 
-def config_file(name: str) -> Path:
-    """Return the configuration file of this path, or the installed one of this name. Raises UnknownName."""
+def config_file(name: str, command: str = "train") -> Path:
+    """Return the configuration file of this path, or that of this name which a command has. Raises UnknownName."""
     from codecdiff.recipes import CONFIGS  # pyright: ignore[reportMissingImports]  # ../../recipes, as installed
 
-    files = sorted(file for file in CONFIGS.glob("*.yaml") if not file.stem.startswith("compare"))
+    files = sorted(file for file in CONFIGS.glob("*.yaml") if file.stem.startswith("compare") == (command == "compare"))
     installed = {file.stem: file for file in files}
     if Path(name).is_file():
         return Path(name)
     if name not in installed:
-        raise UnknownName(f"Configuration '{name}' is neither a file nor installed. Installed: {', '.join(installed)}.")
+        hint = did_you_mean(name, [*installed, *map(str, Path(name).parent.glob("*.y*ml"))])
+        listed = f"Installed, in {CONFIGS}: {', '.join(installed)}"
+        raise UnknownName(f"No configuration '{name}'.{hint} {listed}. Name one of them, or a YAML file of your own.")
     return installed[name]
 
 

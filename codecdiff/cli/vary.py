@@ -13,9 +13,7 @@ if TYPE_CHECKING:
 
 
 @edit_command
-def vary(
-    strength: Annotated[float, typer.Option(help="Distance from the source: above 0, at most 1.")] = 0.4,
-) -> Edit:
+def vary(strength: Annotated[float, typer.Option(help="Distance from the source: above 0, at most 1.")] = 0.4) -> Edit:
     """Generate a variation of an audio file."""
     from codecdiff.pipeline.editing import Vary
 

@@ -31,9 +31,7 @@ class ChunkedCodec(CodecWrapper):
     def __init__(self, codec: Codec, *, frames: int = 512):
         super().__init__(codec)
         if codec.encode_context_frames is None or codec.decode_context_frames is None:
-            raise InvalidValue(
-                f"{type(codec).__name__} has unbounded context: in chunks its result would not equal the whole."
-            )
+            raise InvalidValue(f"{type(codec).__name__} has unbounded context: use it whole, not in chunks.")
         if frames < 1:
             raise InvalidValue(f"frames={frames}: a chunk needs at least 1 latent frame.")
         self.frames = self.chunk_frames = frames

@@ -87,9 +87,7 @@ class CodecWrapper(Codec):
     def load_fitted_state(self, state: Mapping[str, Tensor]) -> None:
         """Load the tensors of `fitted_state`. Raises InvalidValue if some of `state_names` are missing."""
         if missing := sorted(set(self.state_names) - state.keys()):
-            raise InvalidValue(
-                f"The state of a {type(self).__name__} lacks its {' and '.join(missing)}: load it whole."
-            )
+            raise InvalidValue(f"The state of a {type(self).__name__} lacks its {' and '.join(missing)}: load all.")
         self.codec.load_fitted_state({k.removeprefix("codec."): v for k, v in state.items() if k.startswith("codec.")})
         for name in self.state_names:
             getattr(self, name).copy_(state[name])

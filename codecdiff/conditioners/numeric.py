@@ -130,7 +130,7 @@ class NumericConditioner(Conditioner):
         if not low <= number <= high and name not in self._has_warned:
             self._has_warned.add(name)
             warnings.warn(
-                f"{name}={number:g} is outside of {low:g} to {high:g} and counts as the nearer end. Further values "
+                f"{name}={number:g} is outside of {low:g} to {high:g} and is clipped to that range. Further values "
                 "outside will not be reported.",
                 stacklevel=2,
             )

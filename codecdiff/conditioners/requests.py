@@ -6,10 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from codecdiff.errors import InvalidValue
+from codecdiff.errors import InvalidValue, did_you_mean
 from codecdiff.files import parse_json
 from codecdiff.interfaces import Conditioner, Prompt, prompt_fields
-from codecdiff.registry import did_you_mean
 
 TONICS = {"c": 0, "d": 2, "e": 4, "f": 5, "g": 7, "a": 9, "b": 11}
 MAJOR, MINOR = ("maj", "major"), ("m", "min", "minor")

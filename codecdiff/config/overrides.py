@@ -25,7 +25,7 @@ from codecdiff.config.parts import (
     yaml_value,
 )
 from codecdiff.errors import MissingFile
-from codecdiff.files import BadDocument, read_yaml
+from codecdiff.files import BadDocument, missing_file, read_yaml
 
 # An option that implies the part it belongs to: `splitter.stages=...` selects the grouped splitter.
 IMPLIED = {("splitters", "stages"): "grouped"}
@@ -54,7 +54,7 @@ def override(data: Mapping[str, Any], model: type[BaseModel], assignments: Seque
         key, equals, text = assignment.partition("=")
         if not equals:
             example = f"data.audio={assignment}" if Path(assignment).is_dir() else "train.max_train_steps=2000"
-            raise ConfigError(f"Invalid setting '{assignment}': write KEY=VALUE, as in {example}.")
+            raise ConfigError(f"Invalid setting '{assignment}': write KEY=VALUE without spaces, as in {example}.")
         pairs.append((key.split("."), text))
     hints = {name: info.annotation for name, info in model.model_fields.items() if get_origin(info.annotation) is dict}
     tables = {name: row_type for name, hint in hints.items() if (row_type := _group(get_args(hint)[1]))}
@@ -211,7 +211,7 @@ def load_config(model: type[Model], file: Path, assignments: Sequence[str] = ())
     try:
         data = read_yaml(file) or {}
     except MissingFile as error:
-        raise MissingFile(f"Configuration file '{file}' not found.") from error
+        raise missing_file(file, "Configuration file") from error
     except BadDocument as error:
         raise ConfigError(str(error)) from error
     return validate_config(model, data, file, assignments)
@@ -220,7 +220,7 @@ def load_config(model: type[Model], file: Path, assignments: Sequence[str] = ())
 def validate_config(model: type[Model], data: Any, file: Path, assignments: Sequence[str] = ()) -> Model:
     """Return the configuration that is the contents of a file, as `load_config` does."""
     if not isinstance(data, dict) or not all(isinstance(name, str) for name in data):
-        raise ConfigError(f"{file} holds a {type(data).__name__}; a configuration is a mapping of settings.")
+        raise ConfigError(f"{file} holds a {type(data).__name__}; a configuration is a mapping, as in seed: 0.")
     _validated(model, data, file, is_partial=True)
     return _validated(model, override(data, model, assignments), file)
 

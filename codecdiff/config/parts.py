@@ -14,8 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, InstanceOf, TypeAda
 from pydantic_core import to_jsonable_python
 
 from codecdiff import files, registry
-from codecdiff.errors import ConfigError
-from codecdiff.registry import did_you_mean
+from codecdiff.errors import ConfigError, did_you_mean
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -77,7 +77,7 @@ def read_audio(
     limit = MAX_SECONDS + 1 if seconds is None else min(seconds, MAX_SECONDS + 1)
     blocks = list(stream_audio(file, sample_rate, channels, start=start, seconds=limit))
     if not blocks:
-        raise BadAudio(f"'{file}' has no audio {start:g} s from its beginning.")
+        raise BadAudio(f"'{file}' has no audio {start:g} s from its beginning. Start earlier.")
     audio = torch.cat(blocks, dim=1)
     if audio.shape[1] > MAX_SECONDS * sample_rate:
         raise BadAudio(f"'{file}' is longer than {MAX_SECONDS / 3600:g} h. Cut it, or name a part of it.")
@@ -204,7 +204,7 @@ def _stored_blocks(
         if left <= 0:
             break
     if is_empty:
-        raise BadAudio(f"'{file}' holds no samples.")
+        raise BadAudio(f"'{file}' holds no samples. Export it again, or leave it out.")
     for issue in stats.issues():
         report(issue)
 
@@ -245,7 +245,7 @@ def _unreadable(file: Path, error: Exception) -> BadAudio:
         reason = error.strerror or reason
     elif isinstance(error, soundfile.LibsndfileError):
         is_unclear = error.code == UNRECOGNIZED or "possibly a pipe" in error.error_string
-        reason = "its format is not known" if is_unclear else error.error_string.removeprefix("Error : ")
+        reason = f"it is not {', '.join(SUFFIXES)}" if is_unclear else error.error_string.removeprefix("Error : ")
         hint = hint if is_unclear else f"{convert}, fetch it again, or leave it out."
     return BadAudio(f"'{file}' cannot be read as audio: {reason.rstrip('.')}. {hint}")
 
@@ -274,4 +274,4 @@ def read_comment(file: Path | str) -> str:
         with soundfile.SoundFile(file) as stream:
             return stream.comment
     except (soundfile.LibsndfileError, OSError, TypeError) as error:
-        raise BadAudio(f"'{file}' cannot be read as audio: {str(error).rstrip('.')}.") from error
+        raise _unreadable(Path(file), error) from error

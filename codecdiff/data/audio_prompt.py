@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from codecdiff.data.audio import read_audio
-from codecdiff.errors import InvalidValue, MissingFile
-from codecdiff.files import cached_checksum, sha256
+from codecdiff.errors import InvalidValue
+from codecdiff.files import cached_checksum, missing_file, sha256
 
 KEYS = ("file", "start", "seconds", "checksum")
 FORMS = "a path, a mapping of file, start and seconds, or a pair (samples (ch, t), sample_rate)"
@@ -73,7 +73,7 @@ def _parse_part(value: Any) -> dict[str, Any]:
     if not isinstance(part, Mapping) or "file" not in part or part.keys() - set(KEYS):
         raise InvalidValue(f"audio={value!r}: the field 'audio' of a prompt is {FORMS}.")
     if not Path(part["file"]).is_file():
-        raise MissingFile(f"File '{part['file']}', which a prompt names as its audio, does not exist.")
+        raise missing_file(part["file"], "The prompt's audio file")
     return dict(part)
 
 

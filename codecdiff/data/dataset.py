@@ -84,7 +84,7 @@ class TrainingCrops:
                 "on: encode others too, or change their split."
             )
         if frames < 1:
-            raise InvalidValue(f"A crop of {frames} frames holds no music.")
+            raise InvalidValue(f"A crop of {frames} frames holds no music: raise train.crop_seconds.")
         self.store, self.frames, self.target, self.seed, self.subset = store, frames, target, seed, subset
         self._row_frames, self._num_captions = store.rows.array("frames"), store.rows.lengths("captions")
         counts = np.maximum(1, np.rint(self._row_frames[np.asarray(rows)] / frames)).astype(np.int64)

@@ -112,8 +112,10 @@ class Manifest:
         Raises FileNotFoundError if the file does not exist, ValueError if it is not a manifest.
         """
         file = Path(file)
-        if (file / "header.json").is_file():
-            raise InvalidValue(f"'{file}' is a store of codes. Name the manifest it was made of, a .parquet file.")
+        if file.is_dir():
+            what = "store of codes" if (file / "header.json").is_file() else "folder"
+            hint = "Name a manifest, a .parquet file, or make one: codecdiff data import folder FOLDER"
+            raise InvalidValue(f"'{file}' is a {what}. {hint} -o NAME.parquet.")
         if not file.exists():
             raise MissingFile(f"Manifest '{file}' does not exist. Make one: codecdiff data import ... -o NAME.parquet.")
         try:

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from codecdiff.data.audio import SUFFIXES
 from codecdiff.errors import InvalidValue, MissingFile
-from codecdiff.files import BadDocument, is_unicode, parse_json
+from codecdiff.files import BadDocument, is_unicode, missing_file, parse_json
 
 __all__ = [
     "CAPTION_FIELDS",
@@ -153,7 +153,7 @@ def column_names(file: Path, header_rows: int = 1) -> list[str]:
     Raises FileNotFoundError.
     """
     if not file.is_file():
-        raise MissingFile(f"File '{file}' does not exist.")
+        raise missing_file(file)
     issues: list[Issue] = []  # are left to whoever reads the rows
     records = [record for _, (_, record) in zip(range(header_rows), _records(file, issues.append), strict=False)]
     return [".".join(filter(None, map(str.strip, names))) for names in zip_longest(*records, fillvalue="")]
@@ -333,7 +333,7 @@ def read_audio_folder(folder: Path | str, report: Report) -> list[Track]:
     folder = Path(folder)
     if not folder.is_dir():
         what = f"'{folder}' is a file" if folder.is_file() else f"Folder '{folder}' does not exist"
-        raise MissingFile(f"{what}. Expected a folder of audio files (in training, data.audio=FOLDER).")
+        raise MissingFile(f"{what}. Name a folder of audio files (in training, data.audio=FOLDER).")
     paths = _walk(folder, report)
     audio = [path for path in paths if path.suffix.lower() in SUFFIXES]
     others = Counter(path.suffix.lower() for path in paths if path.suffix.lower() in OTHER_SUFFIXES)

@@ -64,7 +64,7 @@ class SegmentConfig(Config):
         try:
             return cls(**options)
         except ValidationError as error:
-            issues = [f"{' '.join(map(str, issue['loc']))} {issue['msg']}".strip() for issue in error.errors()]
+            issues = [" ".join([*map(str, each["loc"]), each["msg"].removeprefix("Input ")]) for each in error.errors()]
             raise ConfigError(f"Invalid segments: {'; '.join(issues)}.") from error
 
     @property

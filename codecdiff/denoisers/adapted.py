@@ -12,9 +12,8 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from codecdiff import rng
-from codecdiff.config.parts import did_you_mean
 from codecdiff.config.schema import Config
-from codecdiff.errors import BrokenPlugin, InvalidValue, UnknownName
+from codecdiff.errors import BrokenPlugin, InvalidValue, UnknownName, did_you_mean
 from codecdiff.interfaces import Condition, Denoiser
 
 __all__ = ["AdaptedDenoiser", "AdapterConfig", "select_modules"]

@@ -10,8 +10,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from codecdiff.config.parts import did_you_mean
-from codecdiff.errors import InvalidValue
+from codecdiff.errors import InvalidValue, did_you_mean
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces.condition import Condition, ConditionTokens
 from codecdiff.interfaces.denoiser import Denoiser

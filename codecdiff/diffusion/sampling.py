@@ -110,11 +110,7 @@ def _initial_state(scheduler: Scheduler, inputs: SamplingInput, num_inference_st
 
 
 def _guided_denoiser(
-    denoiser: Denoiser,
-    scheduler: Scheduler,
-    inputs: SamplingInput,
-    guidance_scale: Guidance,
-    sampling: SamplingConfig,
+    denoiser: Denoiser, scheduler: Scheduler, inputs: SamplingInput, guidance_scale: Guidance, sampling: SamplingConfig
 ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """Return the function (x, timestep, the same on the denoiser's device) -> prediction, guided where it should be."""
     first, last = (scheduler.config.num_train_timesteps * fraction for fraction in sampling.guidance_interval)

@@ -109,9 +109,7 @@ def sampling_options(scheduler: Any, train_scheduler: Any) -> dict[str, str]:
         (scheduler, {}) if isinstance(scheduler, type) else (type(scheduler), getattr(scheduler, "config", None))
     )
     if options is None:
-        raise InvalidValue(
-            f"Invalid scheduler {scheduler!r}: expected a name, or a scheduler of diffusers or its class."
-        )
+        raise InvalidValue(f"Invalid scheduler {scheduler!r}: expected a name, a scheduler of diffusers or its class.")
     prediction_type = prediction_type_of(train_scheduler)
     expected = "flow_prediction" if prediction_type == "flow" else prediction_type
     if options.get("prediction_type", expected) != expected:

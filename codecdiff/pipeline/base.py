@@ -15,9 +15,8 @@ import torch
 from torch import nn
 
 from codecdiff import config, rng
-from codecdiff.config.parts import did_you_mean
 from codecdiff.config.schema import Target
-from codecdiff.errors import InvalidValue, UnknownName, UserError
+from codecdiff.errors import InvalidValue, UnknownName, UserError, did_you_mean
 from codecdiff.execution import Execution, require_compiler
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec, Conditioner, Denoiser, Splitter
@@ -385,10 +384,10 @@ def usable_device(device: torch.device | str) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise InvalidValue(
-            f"Device '{device}' cannot be used: {reason}. `codecdiff doctor` lists those here."
-        ) from error
+        reason = str(error).splitlines()[0].partition(" device type at")[0].rstrip(".")
+        reason = "no such kind" if reason.startswith("Expected one of") else reason
+        hint = "Use cpu, or a GPU that `codecdiff doctor` lists, as in cuda:1"
+        raise InvalidValue(f"Device '{device}' cannot be used: {reason}. {hint}.") from error
 
 
 def _title(kind: str, part: Any) -> str:

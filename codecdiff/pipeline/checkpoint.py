@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from codecdiff.config.schema import SamplingConfig
 from codecdiff.data import legacy
 from codecdiff.data.sealed import FILES, SEAL, read_sealed, seal, sealed_text, verify_file
 from codecdiff.diffusion.noise_schedule import scheduler_from_config
-from codecdiff.errors import InvalidValue, MissingFile, UnknownName
+from codecdiff.errors import InvalidValue, MissingFile, UnknownName, did_you_mean
 from codecdiff.files import atomic_write, check_schema, write_safetensors
 from codecdiff.interfaces import Codec, Conditioner, Splitter
 from codecdiff.pipeline.code_version import warn_of_code_changes
@@ -96,16 +96,25 @@ def read_config(folder: Path, digests: dict[str, str] | None = None) -> dict[str
     """Read a model's codecdiff.json. Raises FileNotFoundError or ValueError if the folder does not hold a model."""
     file = folder / MODEL_FILE
     if not file.is_file():
-        hint = "Train one: codecdiff train data.audio=FOLDER."
-        raise MissingFile(f"{folder} does not hold a model: {MODEL_FILE} is missing. {hint}")
+        if any((folder / place).is_file() for place in ("adapter.json", "adapter/adapter.json")):
+            raise MissingFile(f"{folder} holds an adapter: name its model too, --model MODEL --adapter {folder}.")
+        problem = f"does not hold a model: {MODEL_FILE} is missing" if folder.exists() else "does not exist"
+        raise MissingFile(f"{folder} {problem}.{models_hint(str(folder))}")
     spec = legacy.upgrade_model(read_sealed(file, digests, MODEL_FILE))
     version = spec.get("format") if isinstance(spec, dict) else None
     require_short(file, spec if isinstance(spec, dict) else {})
     if version != FORMAT:
         raise InvalidValue(f"{file} has format {version}; this codecdiff reads format {FORMAT}. Update codecdiff.")
     if missing := REQUIRED - spec.keys():
-        raise InvalidValue(f"{file} is incomplete: it lacks {', '.join(sorted(missing))}.")
+        raise InvalidValue(f"{file} is incomplete: it lacks {', '.join(sorted(missing))}. Copy it again.")
     return check_schema(spec, str(file), ModelFile).model_dump(exclude_unset=True)
+
+
+def models_hint(name: str, folders: Iterable[str] = ()) -> str:
+    """Return the end of an error message about a model: which there are, among them those in `folders`."""
+    names = list(registry.entries("models"))
+    own = "Name one that you trained by its folder, as in runs/mine. To train one: codecdiff train data.audio=FOLDER"
+    return f"{did_you_mean(name, [*names, *folders])} Installed models: {', '.join(names) or 'none'}. {own}."
 
 
 def load_codec_state(folder: Path | str, codec: Codec, digests: dict[str, str] | None = None) -> bool:
@@ -188,9 +197,7 @@ def check_same_model(folder: Path, spec: dict[str, Any], state: dict[str, Tensor
     if tensors.keys() != state.keys() or any(not torch.equal(tensors[k].float(), state[k].float()) for k in state):
         differences.append("the fitted state of the codec differs")
     if differences:
-        raise InvalidValue(
-            f"{folder} holds another model: {'; '.join(differences)}. Choose another output folder, or delete it."
-        )
+        raise InvalidValue(f"{folder} holds another model: {'; '.join(differences)}. Use another output, or delete it.")
     warn_of_code_changes(saved.get("code", {}), spec.get("code", {}), folder)
 
 

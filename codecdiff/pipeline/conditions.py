@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from codecdiff.conditioners.requests import require_field
-from codecdiff.config.parts import did_you_mean
-from codecdiff.errors import InvalidValue
+from codecdiff.errors import InvalidValue, did_you_mean
 from codecdiff.interfaces import Condition, Conditioner, ConditionTokens, Prompt, prompt_fields
 
 

@@ -204,9 +204,7 @@ class Restore(Edit):
         """Keep all frames of the coarsest levels."""
         present = sorted(set(codec.levels))
         if self.levels >= len(present):
-            raise InvalidValue(
-                f"Invalid levels={self.levels}: this codec has {len(present)}, so none is left to restore."
-            )
+            raise InvalidValue(f"Invalid levels={self.levels}: this codec has {len(present)}: none is left to restore.")
         return source.keep(levels_mask(codec, present[: self.levels]))
 
 
@@ -245,8 +243,8 @@ def outside_mask(regions: Sequence[tuple[float, float]], codec: Codec, frames: i
             )
         if stop > seconds:
             warnings.warn(
-                f"The audio ends at {seconds:.2f} s: the region {start:g} to {stop:g} s ends there, too. `extend` "
-                "continues the music after its end.",
+                f"The audio ends at {seconds:.2f} s, and the region {start:g} to {stop:g} s is cut there. To continue "
+                "the music past its end, use `extend`.",
                 stacklevel=2,
             )
         first, last = (round(edge * codec.frame_rate, 6) for edge in (start, stop))  # 0.56 s at 50 Hz is frame 28

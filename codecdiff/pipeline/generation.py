@@ -10,10 +10,9 @@ from typing import Annotated, Any, Literal, ParamSpec, Self, TypedDict, TypeVar,
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
-from codecdiff.config.parts import did_you_mean
 from codecdiff.config.schema import Fraction, Guidance, GuidanceMethod, Interval, SamplingConfig
 from codecdiff.data.sealed import FILES, SEAL, read_sealed, write_sealed
-from codecdiff.errors import InvalidValue
+from codecdiff.errors import InvalidValue, did_you_mean
 from codecdiff.files import check_schema
 from codecdiff.interfaces import Prompt, prompt_fields
 

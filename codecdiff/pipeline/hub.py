@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from codecdiff import registry
-from codecdiff.config.parts import did_you_mean
 from codecdiff.errors import InvalidValue, UnknownName, UserError
 from codecdiff.huggingface import downloads, hub_problem
-from codecdiff.pipeline.checkpoint import MODEL_FILE, read_config
+from codecdiff.pipeline.checkpoint import MODEL_FILE, models_hint, read_config
 from codecdiff.pipeline.stage_folder import STAGE_FILE, read_stage_config
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -76,11 +75,7 @@ def _local_paths(spec: Any) -> list[str]:
 def _download(name: str) -> Path:
     """Download a model folder from the hub. Raises LookupError if it is not found."""
     if not HUB_ID.fullmatch(name):
-        names = list(registry.entries("models"))
-        raise UnknownName(
-            f"Unknown model '{name}': neither a folder nor a hub id. Installed models: {', '.join(names) or 'none'}."
-            f"{did_you_mean(name, names)}"
-        )
+        raise UnknownName(f"No model '{name}'.{models_hint(name)}")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -90,10 +85,8 @@ def _download(name: str) -> Path:
             return Path(snapshot_download(name, allow_patterns=list(DOWNLOADED), ignore_patterns=list(EXCLUDED)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         beside = map(str, Path(name).parent.iterdir()) if Path(name).parent.is_dir() else ()
-        raise UnknownName(
-            f"Unknown model '{name}': no such folder.{did_you_mean(name, beside)} It is not available on the hub "
-            f"either ({problem or error}). Installed models: {', '.join(registry.entries('models')) or 'none'}."
-        ) from error
+        where = f"the folder does not exist, and the hub does not have it or does not answer ({problem or error})"
+        raise UnknownName(f"No model '{name}': {where}.{models_hint(name, beside)}") from error
 
 
 def upload_folder(folder: Path, name: str, private: bool | None = None) -> str:
@@ -124,7 +117,5 @@ def upload_folder(folder: Path, name: str, private: bool | None = None) -> str:
             f"The hub refused '{name}': log in with `hf auth login`, as an account that may write there. ({error})"
         ) from error
     except http_error as error:
-        raise HubUnreachable(
-            f"The hub could not be reached; the upload may be incomplete. Try again. ({error})"
-        ) from error
+        raise HubUnreachable(f"The hub was not reached; the upload may be incomplete. Try again. ({error})") from error
     return str(repository)

@@ -71,13 +71,13 @@ class RunLock(BaseModel):
 def read_run_lock(file: Path) -> RunLock:
     """Read a run.lock. Raises MissingFile, DamagedFile or BadDocument."""
     if not file.is_file():
-        raise MissingFile(f"'{file}' is missing: only models that the recipe of this version trained have one.")
+        raise MissingFile(f"No {RUN_LOCK} at '{file}'. Name a folder that `codecdiff train` wrote, as in runs/mine.")
     spec = read_sealed(file)
     lock = check_schema(spec, str(file), RunLock)
     if missing := RunLock.model_fields.keys() - spec.keys():
         raise InvalidValue(f"'{file}' is not a {RUN_LOCK}: it lacks {', '.join(sorted(missing))}.")
     if lock.format != FORMAT:
-        raise InvalidValue(f"'{file}' has format {lock.format}; this codecdiff reads format {FORMAT}.")
+        raise InvalidValue(f"'{file}' has format {lock.format}; this codecdiff reads {FORMAT}. Update codecdiff.")
     return lock
 
 

@@ -200,7 +200,7 @@ def find_state(home: Path, report: Callable[[str], None] = lambda line: None) ->
             problems.append(str(error))
             continue
         for line in problems:
-            report(f"Passing over a damaged state of training. {line}")
+            report(f"Skipped a damaged checkpoint. {line}")
         return path
     if (home / STATE / STATE_FILE).is_file():
         return home / STATE

@@ -70,8 +70,8 @@ def length_note(seconds: float, crop_seconds: float | None, window_in_s: float |
     if crop_seconds is None or seconds <= crop_seconds:
         return ""
     window = WINDOW_S if window_in_s is None and seconds > MAX_WHOLE_S else window_in_s or seconds
-    how = f"in windows of {window:g} s that overlap" if window < seconds else "at once"
-    return f"The model was trained on {crop_seconds:g} s at a time: {seconds:g} s are generated {how}."
+    how = f"in overlapping windows of {window:g} s" if window < seconds else "in one pass"
+    return f"The model was trained on clips of {crop_seconds:g} s; {seconds:g} s of music is generated {how}."
 
 
 def decode_loop(decode: Callable[[Tensor], Tensor], codes: Tensor, context: int, hop_length: int) -> Tensor:

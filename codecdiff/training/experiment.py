@@ -80,11 +80,7 @@ def facts_of_training(seed: int, data: DataConfig, train: TrainConfig) -> dict[s
 
 
 def open_data(
-    experiment: ExperimentConfig,
-    pipeline: Pipeline,
-    store: Path,
-    model: Path,
-    report: Report = lambda line: None,
+    experiment: ExperimentConfig, pipeline: Pipeline, store: Path, model: Path, report: Report = lambda line: None
 ) -> CodeStore:
     """Open the store, encoding the audio if there is none yet, and write the model folder except for its stages.
 
@@ -149,7 +145,8 @@ def prepare_prompts(
     of_store = [with_own_controls(prompt, pipeline.conditioner) for prompt in store.prompts()]
     available = {name for prompt in of_store for name, value in prompt.items() if value not in (None, "")}
     if absent := sorted(set(pipeline.conditioner.fields) - available):
-        report(f"No track has {', '.join(absent)}, which the conditioner can read: they are absent in training.")
+        hint = "The model does not learn these fields of prompts; to teach them, add them to metadata.jsonl."
+        report(f"No track has {', '.join(absent)}. {hint}")
     for prompt in track([*of_store, *prompts]):
         pipeline.conditioner.prepare([prompt])
     pipeline.conditioner.release()
@@ -171,12 +168,7 @@ def new_trainer(
     stage, train = new_stage(experiment, pipeline, i, metadata=metadata)
     stage.denoiser.to(device_of(pipeline.codec))
     trainer = StageTrainer(stage, train, seed=experiment.seed, allow_changes=experiment.allow_changes)
-    if trainer.resume(model, report):
-        count, total = trainer.step_count, train.max_train_steps
-        state = f"resuming from step {count} of {total}" if count < total else f"already trained for {count} steps"
-        new = [each for each in stage.facts.get("changes", ()) if each.startswith(f"from step {count} on, ")]
-        report("; ".join([f"{stage.name}: {state}", *new]))
-    elif source := warm_start_folder(experiment, pipeline, stage.name, model):
+    if not trainer.resume(model, report) and (source := warm_start_folder(experiment, pipeline, stage.name, model)):
         report(f"{stage.name} {trainer.start_from(source)}")
     changes = stage.facts.get("changes", [])
     if (change := music_change(model, pipeline.data)) and change not in changes:

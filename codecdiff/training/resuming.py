@@ -60,12 +60,12 @@ def check_states(experiment: ExperimentConfig, stages: Sequence[Stage], model: P
             check_same_stage(stage, path, allow_changes=experiment.allow_changes)
 
 
-def check_same_stage(stage: Stage, path: Path, *, allow_changes: bool = False) -> None:
+def check_same_stage(stage: Stage, path: Path, *, allow_changes: bool = False) -> dict[str, Any]:
     """Check that a state of training is of this very stage and run, and take over facts that only the state knows.
 
-    Those are where it started from, and what was changed since. Warns of changed code. Raises InvalidValue for another
-    stage, and for another seed, validation split or accumulation unless `allow_changes` records them. Other changed
-    settings are recorded, or nothing is if no step is left to train.
+    Those are where it started from, and what was changed since. Returns what it records of its training. Warns of
+    changed code. Raises InvalidValue for another stage, and for another seed, validation split or accumulation unless
+    `allow_changes` records them. Other changed settings are recorded, or nothing is if no step is left to train.
     """
     home = path.parent if path.name == STATE else path.parent.parent
     saved, spec = read_stage_config(home if path.name == STATE else path), stage.to_config()
@@ -99,3 +99,4 @@ def check_same_stage(stage: Stage, path: Path, *, allow_changes: bool = False) -
     changes = [f"from step {before['steps']} on, {line}" for line in changes]
     if changes := [*before.get("changes", []), *changes]:
         now["changes"] = changes
+    return before

@@ -375,7 +375,7 @@ class StageTrainer:
         return message
 
     def resume(self, folder: Path | str, report: Callable[[str], None] = lambda line: None) -> bool:
-        """Load the training state that `save` wrote; return False if the folder holds no such stage.
+        """Load the training state that `save` wrote, and report so; return False if the folder holds no such stage.
 
         Raises InvalidValue if the stage in training there has another denoiser or scheduler, or if no state of its
         training is intact: it would be overwritten.
@@ -383,8 +383,14 @@ class StageTrainer:
         path = find_state(Path(folder) / self.stage.name, report)
         if path is None:
             return False
-        check_same_stage(self.stage, path, allow_changes=self.allow_changes)
+        before = check_same_stage(self.stage, path, allow_changes=self.allow_changes)
         self.step_count, tensors, self.rows = read_state(path)
+        count, total = self.step_count, self.config.max_train_steps
+        note = f"resuming from step {count} of {total}" if count < total else f"already trained for {count} steps"
+        if before.get("max_train_steps", total) <= count < total:
+            note = f"finished before at step {count}; continuing to step {total}"
+        changes = [line for line in self.stage.facts.get("changes", ()) if line.startswith(f"from step {count} on, ")]
+        report("; ".join([f"{self.stage.name}: {note}", *changes]))
         parts: dict[str, dict[str, Tensor]] = defaultdict(dict)  # raw, averaged and optimizer
         for name, tensor in tensors.items():
             part, _, name = name.partition(".")

@@ -43,7 +43,7 @@ def check_warm_starts(experiment: ExperimentConfig, pipeline: Pipeline, stages: 
             if source is None:
                 require_same_denoiser(stage.denoiser, folder)
             elif type(source.denoiser) is not type(stage.denoiser):
-                raise ConfigError(f"{stage.name} cannot start from {source.name}: their denoisers are of other kinds.")
+                raise ConfigError(f"{stage.name} cannot start from {source.name}: their denoisers differ.")
         earlier[model / stage.name] = stage
 
 
@@ -56,7 +56,7 @@ def require_same_denoiser(denoiser: Denoiser, folder: Path) -> None:
         )
     there, here = read_stage_config(folder)["denoiser"]["name"], config.to_config("denoisers", denoiser)["name"]
     if there != here:
-        raise InvalidValue(f"{folder} has the denoiser '{there}', not '{here}': its weights cannot be used.")
+        raise InvalidValue(f"{folder} has the denoiser '{there}', not '{here}': its weights do not fit.")
 
 
 def warm_start(denoiser: Denoiser, folder: Path) -> tuple[dict[str, Any], str]:

@@ -150,6 +150,7 @@ def test_votes_are_cast_by_keyboard_kept_and_exported(new_page: NewPage, folders
     page.keyboard.press("b")
     page.wait_for_function("players[0].audio.paused && players[1].audio.currentTime > 0.15")  # from the same position
     page.wait_for_function("!players[1].audio.paused")
+    assert page.locator("#missing").text_content() == ""
     page.keyboard.press(" ")
     page.wait_for_function("players.every(each => each.audio.paused)")
     page.keyboard.press("Enter")

@@ -157,6 +157,7 @@ def test_a_generated_waveform_is_opened_for_editing(new_page: NewPage, studio: s
     panel = page.locator("[role=tabpanel]:visible")
     expect(panel.locator(".codes")).to_be_visible()
     expect(panel.locator("#edit-status")).to_contain_text("1.00 s, 0 edits.")
+    expect(panel.get_by_label("Prompt", exact=True)).to_have_value("piano")
 
 
 def test_progress_counts_the_steps_of_each_stage_and_a_run_can_be_stopped(new_page: NewPage, studio: str) -> None:
@@ -186,6 +187,8 @@ def test_progress_counts_the_steps_of_each_stage_and_a_run_can_be_stopped(new_pa
     page.wait_for_function(r"/\d+\/400 steps/.test(document.body.innerText)")
     panel.get_by_role("button", name="Stop").click()
     expect(page.get_by_text(re.compile("was interrupted in stage")).first).to_be_visible()
+    expect(page.get_by_text(re.compile("Without a prompt, the model decides")).first).to_be_visible()
+    assert not page.get_by_text("Error", exact=True).all()
 
 
 def test_two_settings_are_compared_at_one_seed(new_page: NewPage, studio: str) -> None:
@@ -207,6 +210,8 @@ def test_two_settings_are_compared_at_one_seed(new_page: NewPage, studio: str) -
     commands = [each.inner_text().replace("\n", " ") for each in panel.locator(".cm-content").all()]
     assert [re.sub(r"\s+", " ", command).split("--num-inference-steps ")[1] for command in commands] == ["2", "3"]
     assert all("--seed 7" in command for command in commands)
+    for title in ("A: starter, num inference steps 2", "B: starter, num inference steps 3"):
+        expect(panel.get_by_text(title, exact=True).first).to_be_visible()
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from codecdiff import (
-    Condition,
-    Conditioner,
-    ConditionTokens,
-    Prompt,
-    device_of,
-    prompt_fields,
-    prompt_text,
-)
+from codecdiff import Condition, Conditioner, ConditionTokens, Prompt, device_of, prompt_fields, prompt_text
 from codecdiff.conditioners import audio_prompt_key, hash_values, load_audio_prompt, module_fingerprint, tokenizer_rules
 from codecdiff.huggingface import PretrainedPart
 from codecdiff_clap.config import MUSIC

@@ -114,7 +114,7 @@ def test_fingerprints_are_of_weights_and_options(folder, tmp_path):
 @pytest.mark.parametrize(
     ("audio", "error", "sentence"),
     [
-        ("nowhere.wav", FileNotFoundError, "File 'nowhere.wav', which a prompt names as its audio, does not exist"),
+        ("nowhere.wav", FileNotFoundError, "audio file 'nowhere.wav' does not exist"),
         ({"path": "x"}, ValueError, "a mapping of file, start and seconds"),
         (7, ValueError, "audio=7: the field 'audio' of a prompt is a path"),
         (torch.zeros(2, 9), ValueError, "is a path"),

@@ -152,7 +152,7 @@ def test_a_moment_of_audio_is_enough(kind: type[Control]) -> None:
     ("prompt", "message"),
     [
         ({"controls": "song.wav"}, r"controls='song\.wav': the field 'controls' of a prompt is a mapping of names"),
-        ({"controls": {"chroma": "song.wav"}}, r"File 'song\.wav', which a prompt names as its audio, does not exist"),
+        ({"controls": {"chroma": "song.wav"}}, r"audio file 'song\.wav' does not exist"),
         ({"controls": {"chroma": __file__}}, "cannot be read|not audio"),
         ({"controls": {"chroma": 3}}, "a path, a mapping of file, start and seconds"),
     ],

@@ -63,7 +63,7 @@ def read_captions(files: Iterable[Path | str]) -> dict[str, list[str]]:
 
 def _check_line(line: Mapping[str, Any], file: Path, number: int) -> None:
     if not isinstance(line.get("track"), str) or not {"caption", "failure"} & line.keys():
-        raise InvalidValue(f"'{file}' line {number} is not a caption: it lacks a track, or a caption or failure of it.")
+        raise InvalidValue(f"'{file}' line {number} is not a caption: it lacks track or caption. Delete it.")
     if not isinstance(line.get("caption", ""), str):
         raise InvalidValue(f"'{file}' line {number}: the caption of {line['track']!r} is not a text. Fix it.")
 

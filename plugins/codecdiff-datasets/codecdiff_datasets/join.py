@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from codecdiff.data.audio import SUFFIXES
 from codecdiff.data.manifest import ManifestRow
 from codecdiff.data.metadata import CAPTION_FIELDS, Report, captions_in, json_lines, read_table
-from codecdiff.errors import InvalidValue, MissingFile
+from codecdiff.errors import InvalidValue
+from codecdiff.files import missing_file
 from codecdiff_datasets.importers import hf_datasets
 
 IDS = ("track", "track_id", "id", "ytid", "file_name", "file", "path")  # columns used as the id, the first there is
@@ -56,7 +57,7 @@ class JoinColumns:
     def resolve(self, records: Sequence[Mapping[str, Any]]) -> JoinColumns:
         """Return the columns with those filled in that were left empty. Raises InvalidValue for columns not there."""
         if not records:
-            raise InvalidValue("The table has no rows.")
+            raise InvalidValue("The table has no rows: name another.")
         columns = list(dict.fromkeys(name for record in records for name in record))
         available = ", ".join(columns)
         for name in filter(None, [self.id, *self.captions, *self.metadata]):
@@ -88,7 +89,7 @@ def read_records(name: str, report: Report) -> Iterator[Mapping[str, Any]]:
             for row in hf_datasets.plain_rows(table):
                 yield {column: as_json(value) for column, value in row.items()}
     elif not file.is_file():
-        raise MissingFile(f"File '{name}' does not exist.")
+        raise missing_file(file)
     elif file.suffix == ".jsonl":
         yield from (record for _, record in json_lines(file, report))
     elif file.suffix == ".parquet":

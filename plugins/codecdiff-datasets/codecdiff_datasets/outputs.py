@@ -53,7 +53,7 @@ def new_table(
         request = _request(context)
         if output.exists() and not force:
             if _holds(output, request):
-                out.print(f"{output} is finished: this command made it before. --force makes it again.", soft_wrap=True)
+                out.print(f"{output} is complete: an earlier run of this command wrote it.", soft_wrap=True)
                 raise typer.Exit
             raise FileExists(f"'{output}' exists already. Choose another name, or overwrite it with --force.")
         yield request

@@ -110,7 +110,7 @@ def test_packages_become_a_manifest_with_licenses_and_credits(packages: Path, tm
         ["game-music", "game-music.parquet", "game-music.attribution.md", "game-music.issues.jsonl"]
     )
     assert not list(tmp_path.parent.rglob("evil.ogg")) + list(tmp_path.parent.rglob("out.ogg"))
-    assert "is finished" in run(packages).output
+    assert "is complete" in run(packages).output
 
 
 def test_packages_that_are_extracted_are_read_where_they_are(packages: Path) -> None:

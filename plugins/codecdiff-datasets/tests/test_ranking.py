@@ -273,7 +273,7 @@ def test_the_command_ranks_and_goes_on(
     assert {r.track for r in Manifest.read(tmp_path / "ranked-selected.parquet").rows} == {"1", "3"}
     assert "# Attribution" in (tmp_path / "ranked-selected.attribution.md").read_text()
     shutil.copy(tmp_path / "ranked.csv", tmp_path / "theirs.csv")
-    assert "is finished" in run(app, [*words, "--keep", "2"]).output
+    assert "is complete" in run(app, [*words, "--keep", "2"]).output
     compared = [*words, "--compare", str(tmp_path / "theirs.csv")]
     assert "exists already" in run(app, compared).output
     again = run(app, [*compared, "--force"])

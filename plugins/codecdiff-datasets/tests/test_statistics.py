@@ -419,7 +419,7 @@ def test_the_command_measures_a_manifest(tmp_path: Path) -> None:
 
 
 def test_the_command_refuses_what_is_neither(tmp_path: Path) -> None:
-    assert "is neither a store nor a manifest" in run(tmp_path / "none").output
+    assert "does not exist" in run(tmp_path / "none").output
     assert "is not a store of codes" in run(tmp_path).output
     (tmp_path / "songs.csv").write_text("track,file")
     assert "is not a manifest" in run(tmp_path / "songs.csv").output

@@ -168,7 +168,7 @@ class WindowIndex:
         hops = np.stack([np.repeat(rows, counts), index.hop * number], 1)
         index.places = hops[:-1][number[1:] > 0]
         if not len(index.places):
-            raise InvalidValue(f"No track of '{store.folder}' is as long as a window of {frames} latent frames.")
+            raise InvalidValue(f"No track of '{store.folder}' fills a window of {frames} frames: shorten --window.")
         moments = torch.empty(len(index.places), 2 * COARSE * vectors.shape[2])
         count = 0
         for start in range(0, len(hops) - 1, PART):

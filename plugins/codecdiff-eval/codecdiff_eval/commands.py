@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -48,8 +49,7 @@ Loudness = Annotated[
 ]
 Adherence = Annotated[bool | None, typer.Option(help="Measure tempo, key, instruments. Default: if prompts name them.")]
 Adapters = Annotated[
-    Names,
-    typer.Option("--adapter", metavar="FOLDER", help="Adapter of the model, as with generate; any number."),
+    Names, typer.Option("--adapter", metavar="FOLDER", help="Adapter of the model, as with generate; any number.")
 ]
 Cache = Annotated[Path | None, typer.Option(help="Folder of cached embeddings. Default: cache in the output folder.")]
 ModelCard = Annotated[bool, typer.Option("--model-card", "--card", help="Add the results to the model card.")]
@@ -99,7 +99,7 @@ def evaluate(
     """
     from codecdiff_eval import evaluator, inputs
 
-    output = _check_arguments(music, model, prompts, model_card, output)
+    output = _check_arguments(music, model, prompts, model_card, output, n, [steps, guidance, adapters])
     plan = inputs.new_eval_config(suite, embedders or [], metrics or [], seconds, loudness, adherence, seed)
     against, evaluated, facts = inputs.read_music(suite, reference, prompts, music, split, n, seed)
     cluster, device = inputs.load_engine(engine, device, workers)
@@ -112,9 +112,17 @@ def evaluate(
 
 
 def _check_arguments(
-    music: Path | None, model: str, prompts: Path | None, model_card: bool, output: Path | None
+    music: Path | None,
+    model: str,
+    prompts: Path | None,
+    model_card: bool,
+    output: Path | None,
+    n: int | None = None,
+    sampling: Sequence[Any] = (),
 ) -> Path:
     """Return the folder to write. Raises InvalidValue unless it is clear what to evaluate, and whose card to write."""
+    if (n and not prompts) or (any(sampling) and not model):
+        raise InvalidValue("--n needs --prompts; --adapter, --guidance-scale and --num-inference-steps need --model.")
     if music is None and model and prompts is None:
         raise InvalidValue("--model generates music from --prompts LIST: a .txt, .jsonl or .csv file, or a manifest.")
     if (music is None) == (prompts is None) or (prompts and not model):
@@ -155,7 +163,7 @@ def write_evaluated(
 
 
 def compare(
-    file: Annotated[Path, typer.Argument(help="YAML file of what to compare.", show_default=False)],
+    config: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Installed configuration, or YAML file.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that override those of the file.")
     ] = None,
@@ -170,15 +178,17 @@ def compare(
 
     Run it again to resume where it was interrupted, or in several terminals at once: they share the runs.
     """
-    from codecdiff import config
+    from codecdiff.cli.train import config_file
+    from codecdiff.config import load_config
     from codecdiff_eval.compare.budget import cost_table, describe_costs, make_variants
     from codecdiff_eval.compare.config import CompareConfig
     from codecdiff_eval.compare.experiment import Experiment
     from codecdiff_eval.inputs import load_engine
     from codecdiff_eval.report import console_table
 
-    output, (cluster, device) = output or Path("runs", file.stem), load_engine(engine, device, workers)
-    comparison = config.load_config(CompareConfig, file, overrides or [])
+    file, (cluster, device) = config_file(config, "compare"), load_engine(engine, device, workers)
+    output = output or Path("runs", file.stem)
+    comparison = load_config(CompareConfig, file, overrides or [])
     if not plan:
         require_writable(output)
     variants = make_variants(comparison)

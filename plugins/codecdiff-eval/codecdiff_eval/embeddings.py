@@ -21,8 +21,8 @@ from codecdiff.data import CachedEmbedder
 from codecdiff.data.audio import BadAudio, seconds_of, stream_audio
 from codecdiff.data.metadata import Track
 from codecdiff.embedders import BATCH_SIZE, embed_clips
-from codecdiff.errors import InvalidValue, MissingFile
-from codecdiff.files import parse_json, read_safetensors, write_safetensors
+from codecdiff.errors import InvalidValue
+from codecdiff.files import missing_file, parse_json, read_safetensors, write_safetensors
 from codecdiff.interfaces import Embedder, Prompt
 from codecdiff.rng import generator
 from codecdiff_eval.metrics.gaussian import GaussianStats
@@ -329,7 +329,7 @@ class ClipEmbedder:
         skipped = self.cache.fill(tracks, progress)
         embedded = list(self.cache.read(tracks))
         if not embedded:
-            raise InvalidValue(" ".join(["No clip to evaluate.", *skipped[:3]]))
+            raise InvalidValue(" ".join(["No clip to evaluate: shorten --seconds, or take other music.", *skipped[:3]]))
         rows = [(track, i) for track, each in embedded for i in range(len(each.starts))]
         starts, lengths, hashes = (
             [value for _, each in embedded for value in getattr(each, name)] for name in ("starts", "lengths", "hashes")
@@ -364,7 +364,7 @@ def write_vectors(file: Path | str, kind: str, tensors: Mapping[str, Tensor], fa
 def read_vectors(file: Path | str, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `write_vectors` wrote. Raises FileNotFoundError, or InvalidValue for something else or damaged."""
     if not Path(file).exists():
-        raise MissingFile(f"File '{file}' of {kind} does not exist.")
+        raise missing_file(file)
     tensors, metadata = read_safetensors(file)
     facts = parse_json(metadata.get("codecdiff", "{}"), f"The header of '{file}'", dict[str, Any])
     if (facts.pop("kind", None), facts.pop("format", None)) != (kind, FORMAT):

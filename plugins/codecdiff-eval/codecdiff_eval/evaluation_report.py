@@ -30,15 +30,7 @@ from codecdiff_eval.report import (
     facts_table,
     write_report,
 )
-from codecdiff_eval.results import (
-    CONTEXT,
-    SPLIT_HALF,
-    EvalReport,
-    EvalRow,
-    MetricResult,
-    NotMeasured,
-    TargetResult,
-)
+from codecdiff_eval.results import CONTEXT, SPLIT_HALF, EvalReport, EvalRow, MetricResult, NotMeasured, TargetResult
 
 HOW_TO_READ = (
     "Compare each value with the others in its row. Split half: as many clips of one half of the reference, compared "

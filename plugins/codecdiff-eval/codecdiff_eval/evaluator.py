@@ -115,7 +115,8 @@ class Evaluator:
         groups[0] = first, {**metrics, **self._adherence_metrics(sets)}
         rows = [row for embedder, metrics in groups for row in self._measure(name, embedder, metrics, sets)]
         if not rows:
-            raise InvalidValue("\n".join(["Nothing could be measured.", *self.left_out]))
+            causes = dict.fromkeys(line.partition("left out: ")[2] or line for line in self.left_out)
+            raise InvalidValue("\n".join(["Nothing could be measured.", *causes]))
         report = EvalReport(
             f"{name} against {self.reference.name}",
             rows,
@@ -195,7 +196,7 @@ class Evaluator:
         """Embed a set of tracks, once; of a set that the model sampled, the result says how."""
         key = embedder.embedder, name
         if key not in self._embedded:
-            with self.progress(f"{embedder.name} embeds {name}", len(tracks)) as advance:
+            with self.progress(f"Embeddings by {embedder.name}, {name}", len(tracks)) as advance:
                 clips, skipped = embedder.embed(tracks, advance)
             self.skipped += [line for line in skipped if line not in self.skipped]
             if self.generator is not None and name in self._sampled:

@@ -33,14 +33,7 @@ from codecdiff.data.metadata import Track
 from codecdiff.errors import FileExists, InvalidValue
 from codecdiff.files import atomic_write_text, cached_checksum, sha256
 from codecdiff.interfaces import Codec
-from codecdiff.pipeline import (
-    Edit,
-    GenerationConfig,
-    GenerationRequest,
-    Pipeline,
-    Refine,
-    levels_mask,
-)
+from codecdiff.pipeline import Edit, GenerationConfig, GenerationRequest, Pipeline, Refine, levels_mask
 from codecdiff_eval.eval_sets import first_stages_mask
 from codecdiff_eval.prompts import ATTRIBUTES, EvalPrompt, prompt_of
 from codecdiff_eval.results import hash_of
@@ -219,7 +212,7 @@ def counted_warnings() -> Iterator[None]:
     for each in caught:
         causes.setdefault(re.sub(r"\d[\d.,]*", "", str(each.message)), []).append(str(each.message))
     for first, *others in causes.values():
-        more = f" There are {len(others)} more such warnings, with other numbers." if others else ""
+        more = f" Similar warnings: {len(others)} more." if others else ""
         warnings.warn(first + more, stacklevel=3)
 
 

@@ -36,7 +36,7 @@ def new_eval_config(
 ) -> EvalConfig:
     """Return what is measured and how: what a suite says, unless it is specified."""
     loaded = load_suite(suite)
-    cutter = ClipCutter(seconds or loaded.seconds, loudness)
+    cutter = ClipCutter(loaded.seconds if seconds is None else seconds, loudness)
     return EvalConfig(loaded.select(embedders, metrics), cutter, adherence, seed, loaded.codec_quality)
 
 
@@ -77,7 +77,7 @@ def read_tracks(path: Path, split: str) -> list[Track]:
     if missing := len(selected) - len(tracks):
         warn([f"{missing} of {len(selected)} tracks of {path} have no audio here."])
     if not tracks:
-        raise MissingFile(f"'{path}' names no audio that is here to be evaluated.")
+        raise MissingFile(f"None of the audio files that '{path}' names is here: fetch them, and import again.")
     return tracks
 
 
@@ -154,7 +154,7 @@ def build_embedders(
             raise InvalidValue(f"'{word}' sets no option: expected EMBEDDER.KEY=VALUE, as in clap-music.model=FOLDER.")
         options.setdefault(name, []).append(setting)
     if unused := set(options) - set(names):
-        raise UnknownName(f"There are options of '{min(unused)}', which is not among: {', '.join(names)}.")
+        raise UnknownName(f"--set names '{min(unused)}', which is not an embedder of this run: {', '.join(names)}.")
     embedders, left_out = {}, []
     for name in names:
         try:

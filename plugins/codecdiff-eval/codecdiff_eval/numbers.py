@@ -6,14 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = [
-    "describe_difference",
-    "format_count",
-    "format_difference",
-    "format_interval",
-    "format_number",
-    "to_json",
-]
+__all__ = ["describe_difference", "format_count", "format_difference", "format_interval", "format_number", "to_json"]
 
 ARROWS = {"lower": " ↓", "higher": " ↑", "": ""}  # by the direction that is better
 NOTHING = "–"

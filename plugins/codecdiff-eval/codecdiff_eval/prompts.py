@@ -29,7 +29,8 @@ from codecdiff.data.metadata import (
     read_table,
     text_lines,
 )
-from codecdiff.errors import InvalidValue, MissingFile
+from codecdiff.errors import InvalidValue
+from codecdiff.files import missing_file
 from codecdiff.interfaces import prompt_fields
 
 ATTRIBUTES = ("bpm", "tempo", "key", "mode", "instruments", "chords", "melody")  # estimated from audio
@@ -70,7 +71,7 @@ def read_prompts(file: Path | str, report: Report, *, split: str = "") -> list[E
     """
     file = Path(file)
     if not file.is_file():
-        raise MissingFile(f"File of prompts '{file}' does not exist.")
+        raise missing_file(file, "File of prompts")
     if file.suffix.lower() not in SUFFIXES:
         raise InvalidValue(f"'{file}' is not a list of prompts by its name: expected {', '.join(SUFFIXES)}.")
     prompts: dict[str, EvalPrompt] = {}
@@ -96,7 +97,7 @@ def sample_prompts(prompts: Sequence[EvalPrompt], count: int | None, seed: int) 
     if count is None:
         return list(prompts)
     if not 1 <= count <= len(prompts):
-        raise InvalidValue(f"Invalid number of prompts --n {count}: there are {len(prompts)}; expected 1 to that.")
+        raise InvalidValue(f"Invalid --n {count}: there are {len(prompts)} prompts. Leave --n out for all of them.")
     selected = sorted(prompts, key=lambda prompt: prompt.seed(seed))[:count]
     return sorted(selected, key=lambda prompt: prompt.number)
 

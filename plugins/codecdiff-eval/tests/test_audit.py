@@ -157,7 +157,7 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
 def test_music_to_compare_with_has_to_be_there(make_pipeline, stores):
     with pytest.raises(InvalidValue, match="name a store of such music with --fresh"):
         audit_memorization(make_pipeline(), stores[0], SETTINGS)
-    with pytest.raises(InvalidValue, match=r"No track of .* is as long as a window"):
+    with pytest.raises(InvalidValue, match=r"No track of .* fills a window of"):
         audit_memorization(make_pipeline(), stores[0], AuditConfig(seconds=90, window=80), fresh=stores[1])
 
 

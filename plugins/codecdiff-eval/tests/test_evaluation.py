@@ -498,7 +498,7 @@ def test_warnings_of_many_clips_are_shown_once() -> None:
         for line in lines:
             warnings.warn(line, stacklevel=1)
     assert [str(each.message) for each in shown] == [
-        "1.5% of the samples are clipped. There are 2 more such warnings, with other numbers.",
+        "1.5% of the samples are clipped. Similar warnings: 2 more.",
         "The audio is silent.",
     ]
 
@@ -657,7 +657,8 @@ def test_judges_that_are_not_there_are_told_in_a_suite_and_refused_by_name(
         (("--prompts", "x.txt"), "Specify what to evaluate"),
         (("--model-card",), "--model-card needs --model with a model folder"),
         (("--set", "weights=x"), "sets no option"),
-        (("--set", "mert.layer=3"), "There are options of 'mert'"),
+        (("--set", "mert.layer=3"), "--set names 'mert', which is not an embedder"),
+        (("--n", "3"), "--n needs --prompts"),
         (("--seconds", "0.01"), "0.1 to 3600 seconds"),
         (("--reference", "nowhere"), "'nowhere' does not exist: expected a folder of audio files"),
         (("--seconds", "100"), "no clip of 100 s fits"),

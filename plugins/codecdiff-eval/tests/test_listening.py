@@ -175,7 +175,7 @@ def test_mushra_has_a_hidden_reference_and_an_anchor(tmp_path: Path) -> None:
         (("a", "b", "--mode", "mushra", "-o", "t.html"), "add --reference FOLDER"),
         (("a", "b", "--mode", "abx", "-o", "t.html"), "is not one of 'ab', 'mushra'"),
         (("a", "b"), "Name the page to write"),
-        (("a", "b", "-o", "t.html", "--n", "9"), "Invalid number of items --n 9: there are 1"),
+        (("a", "b", "-o", "t.html", "--n", "9"), "Invalid --n 9: there are 1 items"),
         (("a", "none", "-o", "t.html"), "does not exist"),
         (("--analyze", "none.json"), "'none.json' does not exist"),
     ],

@@ -14,11 +14,7 @@ from collections.abc import Mapping
 import torch
 from codecdiff_eval.embeddings import ClipEmbeddings
 from codecdiff_eval.metric import Metric, Statistic
-from codecdiff_eval.metrics.adherence import (
-    agreement_with_prompts,
-    labels_compared,
-    requested_instruments,
-)
+from codecdiff_eval.metrics.adherence import agreement_with_prompts, labels_compared, requested_instruments
 from torch import Tensor
 
 from codecdiff.errors import InvalidValue

@@ -14,14 +14,7 @@ from torch import Tensor
 from codecdiff.errors import InvalidValue, MissingFile
 from codecdiff.pipeline import Pipeline
 from codecdiff.rng import numpy_generator
-from codecdiff_starter.composer import (
-    SAMPLE_RATE,
-    Facts,
-    captions,
-    compose,
-    held_out_facts,
-    training_facts,
-)
+from codecdiff_starter.composer import SAMPLE_RATE, Facts, captions, compose, held_out_facts, training_facts
 
 TRACK_SECONDS = 12.0  # as the composer's data sets; clips are cut out at random, as the crops of training are
 DECODE_BATCH = 8  # clips; bounds the memory of decoding

@@ -143,11 +143,7 @@ PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
         "arpeggio": ("arpeggios", "an arpeggio"),
         "chords": ("chords",),
     },
-    "bass": {
-        "none": ("bass",),
-        "plucked": ("plucked bass",),
-        "synth": ("synth bass", "a synth bass"),
-    },
+    "bass": {"none": ("bass",), "plucked": ("plucked bass",), "synth": ("synth bass", "a synth bass")},
     "drums": {
         "none": ("drums", "percussion"),
         "brushes": ("brushes", "brushed drums", "drums played with brushes"),

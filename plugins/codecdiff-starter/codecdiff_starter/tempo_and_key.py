@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +21,7 @@ TEMPO_WORDS = {  # times the usual tempo
     **dict.fromkeys(("fast", "quick", "quickly", "lively", "allegro", "presto"), 3 / 2),
 }
 THREE = re.compile(r"\b3/4|\btriple (?:time|meter)\b|\bwaltz", re.IGNORECASE)
+FOUR = re.compile(r"\b[24]/4|\bcommon time\b", re.IGNORECASE)
 
 
 class TempoAndKey(Conditioner):
@@ -66,6 +69,9 @@ class TempoAndKey(Conditioner):
 
     def encode(self, prompts: Sequence[Prompt]) -> Condition:
         """N prompts -> `beat` (n, 1, 21) and `key` (n, 1, 14). Raises ValueError for invalid fields."""
+        for prompt in prompts:
+            for note in _unread(prompt_fields(prompt), stated_tempo(prompt, self.usual_bpm)):
+                warnings.warn(note, stacklevel=2)
         features = {
             "beat": [_beat(prompt, stated_tempo(prompt, self.usual_bpm)) for prompt in prompts],
             "key": [_key_features(stated_key(prompt)) for prompt in prompts],
@@ -76,6 +82,17 @@ class TempoAndKey(Conditioner):
     def prepare(self, prompts: Sequence[Prompt]) -> None:
         """Encode the prompts once, so that invalid values raise ValueError before training, and not during it."""
         self.encode(prompts)
+
+
+def _unread(fields: Mapping[str, Any], tempo: float | None) -> Iterator[str]:
+    """Yield a note on every value of a field that changes nothing."""
+    meter = str(fields.get("meter") or "4/4")
+    if not (THREE.search(meter) or FOUR.search(meter)):
+        yield f"meter={meter}: expected 3/4 or 4/4. It counts as 4/4."
+    if fields.get("tempo") and tempo is None:
+        yield f"tempo={fields['tempo']}: expected beats per minute, as in tempo=120. It is ignored."
+    if fields.get("mode") and not fields.get("key"):
+        yield f"mode={fields['mode']}: expected a key beside it, as in key=C. It is ignored."
 
 
 def _entry(rows: Sequence[Sequence[float] | None], width: int) -> ConditionTokens:

@@ -1,5 +1,6 @@
 """Tempo, meter and key of a prompt, as a denoiser reads them."""
 
+import warnings
 from typing import Any
 
 import pytest
@@ -120,3 +121,12 @@ def test_bars_of_three_beats(prompt: Any) -> None:
 def test_a_field_that_is_no_tempo_or_key_is_refused_before_training(prompt: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TempoAndKey().prepare([prompt])
+
+
+@pytest.mark.parametrize(("name", "value"), [("meter", "7/8"), ("tempo", "lively"), ("mode", "minor")])
+def test_a_field_that_changes_nothing_gets_a_note(name: str, value: str) -> None:
+    with pytest.warns(UserWarning, match=rf"^{name}={value}: expected "):
+        TempoAndKey().encode([{"text": "a tune", name: value}])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        TempoAndKey().encode([{"text": "", "meter": "3/4", "bpm": 90, "tempo": "slow", "key": "C", "mode": "minor"}])

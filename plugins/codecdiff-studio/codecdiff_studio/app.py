@@ -67,10 +67,10 @@ def new_app(studio: Studio) -> gr.Blocks:
                 model_tab(studio)
 
         def edit_button(waveform: Waveform) -> None:
-            """Show a button that opens a waveform in the tab Edit."""
+            """Show a button that opens a waveform, with its prompt, in the tab Edit."""
             gr.Button("Edit", size="sm").click(
-                lambda: (str(waveform.file), gr.Tabs(selected="edit")),
-                outputs=[edit_tab.source, tabs],
+                lambda: [str(waveform.file), gr.Tabs(selected="edit"), *edit_tab.prompt.filled(waveform.prompt)],
+                outputs=[edit_tab.source, tabs, edit_tab.prompt.text, *edit_tab.prompt.others.values()],
                 queue=False,
                 api_visibility="private",
             )

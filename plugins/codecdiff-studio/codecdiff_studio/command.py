@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
 import sys
 import webbrowser
 from collections.abc import Sequence
@@ -59,6 +60,7 @@ def ui(
     It is reached from this machine alone unless --host says otherwise, and sends nothing elsewhere.
     """
     login = parse_login(auth)
+    check_address(host, port or 0)
     limit_heaps()
     if not is_loopback(host) and login is None:
         err.print(f"Everyone who reaches {host} can use the studio: add --auth USER:PASSWORD.", style="yellow")
@@ -103,6 +105,18 @@ def parse_login(text: str) -> tuple[str, str] | None:
     if text and not (user and colon and password):
         raise InvalidValue("Invalid --auth: expected USER:PASSWORD, as in --auth me:secret.")
     return (user, password) if text else None
+
+
+def check_address(host: str, port: int) -> None:
+    """Raise InvalidValue for an address that cannot be listened on; port 0 is any."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        socket.create_server(address, family=family).close()
+    except OSError as error:
+        raise InvalidValue(
+            f"Cannot listen on {host}{f':{port}' * bool(port)}: {error.strerror}. Name an address of this machine by "
+            "--host, and a port that is free by --port, or leave them out."
+        ) from error
 
 
 def is_loopback(host: str) -> bool:

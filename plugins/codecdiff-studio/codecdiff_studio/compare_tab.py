@@ -39,17 +39,21 @@ def compare_tab(studio: Studio) -> None:
     with gr.Row():
         boxes = [command_box(), command_box()]
 
-    def run(values: dict[Any, Any], request: gr.Request, progress: Any = gr.Progress()) -> list[Any]:  # noqa: B008
+    def run(values: dict[Any, Any], request: gr.Request, progress: Any = gr.Progress()) -> Any:  # noqa: B008
         with shown_errors():
             seconds_and_seed = {"audio_length_in_s": values[seconds], "seed": int(values[seed] or 0)}
-            same, results = seconds_and_seed | {"num_waveforms_per_prompt": 1}, []
+            same, results, titles = seconds_and_seed | {"num_waveforms_per_prompt": 1}, [], set()
             session, words = str(request.session_hash), prompt.prompt(values)
             for side, (model, sampling) in zip("AB", sides, strict=True):
-                options = same | sampling.options(values)
-                (result,) = studio.generate(session, _named(progress, side), words, options, values[model])
-                results.append(replace(result, title=f"{side}: {values[model]}"))
+                own = sampling.options(values)
+                (result,) = studio.generate(session, _named(progress, side), words, same | own, values[model])
+                title = ", ".join([values[model], *(f"{name.replace('_', ' ')} {own[name]}" for name in own)])
+                results.append(replace(result, title=f"{side}: {title}"))
+                titles.add(title)
             commands = [shown_command(result.command) for result in results]
-            return [results, *commands, "Both have the same prompt and seed."]
+            note = "" if len(titles) > 1 else " Their settings are the same, too: change those of one side."
+            return [results, *commands, f"Both have the same prompt and seed.{note}"]
+        return gr.skip()
 
     fields = {*prompt.components, seconds, seed}
     fields |= {each for model, sampling in sides for each in (model, *sampling.components)}

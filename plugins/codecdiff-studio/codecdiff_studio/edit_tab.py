@@ -135,7 +135,7 @@ class EditTab:
         version = versions[-1]
         return codes_figure(version.codes, levels, self.studio.pipeline.codec.codebook_size, version.seconds, shown)
 
-    def apply(self, values: Values, request: gr.Request, progress: Any = gr.Progress()) -> list[Any]:  # noqa: B008
+    def apply(self, values: Values, request: gr.Request, progress: Any = gr.Progress()) -> Any:  # noqa: B008
         """Edit the current version; the result becomes the current one."""
         versions = list(values[self.versions])
         with shown_errors():
@@ -146,6 +146,7 @@ class EditTab:
             words = self.prompt.prompt(values), self.sampling.options(values)
             versions.append(self.studio.edit(session, progress, versions[-1], edit, *words))
             return self._shown(versions, [values[field] for field in self.region])
+        return gr.skip()
 
     def edit(self, values: Values) -> Edit:
         """Return the edit that the fields describe. Raises InvalidValue."""

@@ -14,6 +14,11 @@ from codecdiff_studio.studio import Limits, Waveform, new_prompt
 Values = Mapping[Any, Any]  # what the fields hold, by component
 QUALITY = GenerationConfig.model_fields.get("quality")  # presets, where the pipeline has them
 OWN = "0: the model's own."
+EXAMPLES = {"bpm": "120", "tempo": "120", "meter": "3/4", "key": "C#", "mode": "minor", "start": "0"}
+EXPLAINED = {
+    **dict.fromkeys(("bpm", "tempo"), "Beats per minute"),
+    "start": "Seconds into the music at which the clip starts",
+}
 
 
 @dataclass(frozen=True)
@@ -32,17 +37,23 @@ class PromptFields:
         names = pipeline.conditioner.fields if pipeline.conditioner else ()
         others = [name for name in names if name not in ("text", "audio", "controls")]
         with gr.Accordion("Fields of the conditioner", open=False, visible=bool(others)), gr.Row():
-            boxes = {name: gr.Textbox(label=name, min_width=110, max_length=100) for name in others}
+            options: Any = {"min_width": 110, "max_length": 100}
+            hints: Any = {name: {"placeholder": EXAMPLES.get(name), "info": EXPLAINED.get(name)} for name in others}
+            boxes = {name: gr.Textbox(label=name, **hints[name], **options) for name in others}
         rates = pipeline.conditioner.control_rates if pipeline.conditioner else ()
         title = "Controls: audio that the music follows over time"
         with gr.Accordion(title, open=False, visible=bool(rates)), gr.Row():
-            options: Any = {"type": "filepath", "sources": ["upload"], "buttons": [], "min_width": 160}
+            options = {"type": "filepath", "sources": ["upload"], "buttons": [], "min_width": 160}
             return cls(pipeline, text, boxes, {name: gr.Audio(label=name, **options) for name in rates})
 
     @property
     def components(self) -> list[Any]:
         """All fields."""
         return [self.text, *self.others.values(), *self.controls.values()]
+
+    def filled(self, prompt: Mapping[str, Any]) -> list[str]:
+        """Return the values of the texts of a prompt, those that it does not have empty."""
+        return [str(prompt.get(name) or "") for name in ("text", *self.others)]
 
     def prompt(self, values: Values) -> dict[str, Any]:
         """Return the prompt."""

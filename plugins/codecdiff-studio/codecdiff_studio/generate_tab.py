@@ -51,6 +51,7 @@ def generate_tab(studio: Studio, add_button: Callable[[Waveform], Any]) -> None:
             )
             message = f"{counted(len(results), 'waveform')} of {results[0].seconds:.1f} s, seed {results[0].seed}."
             return results, shown_command(results[0].command), message
+        return gr.skip()
 
     button.click(
         run,

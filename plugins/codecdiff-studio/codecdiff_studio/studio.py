@@ -28,6 +28,7 @@ from codecdiff.pipeline import (
     Edit,
     EditMask,
     Extend,
+    GenerationInterrupted,
     GenerationRequest,
     Inpaint,
     Pipeline,
@@ -75,6 +76,7 @@ class Waveform:
     codes: Any = field(default=None, compare=False)
     seconds: float = 0.0
     seed: int | None = None
+    prompt: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass
@@ -103,8 +105,10 @@ class Studio:
         """Generate waveforms. `options` are fields of GenerationConfig; without a seed, one is drawn."""
         name = model or self.model
         if name not in self.models:
-            raise InvalidValue(f"Unknown model '{name}': expected one of {', '.join(self.models)}.")
+            raise InvalidValue(f"No model '{name}' in this studio: expected one of {', '.join(self.models)}.")
         options = self._checked(self.models[name], prompt, options, is_edit=False)
+        if not any(prompt.values()):
+            warnings.warn("Without a prompt, the model decides what it plays.", stacklevel=2)
         result = self.models[name](dict(prompt), callback_on_step_end=self._callback(session, progress), **options)
         return self._save(result, name, session)
 
@@ -204,7 +208,8 @@ class Studio:
             plot_spectrogram(result.audios[i].numpy(), result.sampling_rate, file.with_suffix(".png"))
             seconds, codes = result.audios.shape[-1] / result.sampling_rate, result.codes[i].numpy()
             seed = result.generation_config.seed
-            waveforms.append(Waveform(file, f"Waveform {i + 1}", command, codes, seconds, seed))
+            prompt = result.requests[i].prompt
+            waveforms.append(Waveform(file, f"Waveform {i + 1}", command, codes, seconds, seed, prompt))
         return waveforms
 
     def _folder_of(self, session: str) -> Path:
@@ -224,16 +229,21 @@ class Studio:
 
 @contextmanager
 def shown_errors() -> Iterator[None]:
-    """Show mistakes of users as messages of the page, and what the pipeline warns of as notes; both are escaped."""
+    """Show mistakes of users as messages of the page, and what the pipeline warns of as notes; both are escaped.
+
+    A run that the user stopped ends the block with a message.
+    """
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always", UserWarning)
         try:
             yield
+        except GenerationInterrupted as stop:
+            gr.Info(_shown(stop))
         except UserError as error:
             raise gr.Error(_shown(error), print_exception=False) from error
         finally:
-            for note in notes:
-                gr.Warning(_shown(note.message))
+            for note in dict.fromkeys(_shown(note.message) for note in notes):
+                gr.Warning(note)
 
 
 @contextmanager

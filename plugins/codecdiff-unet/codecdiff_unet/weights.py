@@ -54,7 +54,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     Raises FileNotFoundError or ValueError, in a sentence, for anything else, and then nothing of the file was run.
     """
     if not file.is_file():
-        raise MissingFile(f"File '{file}' does not exist.")
+        raise MissingFile(f"'{file}' is not a file: name a checkpoint, such as a .ckpt or .safetensors.")
     with file.open("rb") as stream:
         is_zip = stream.read(len(ZIP)) == ZIP
     content = _unpickled(file) if is_zip else _mapped(file)

@@ -241,7 +241,7 @@ def test_a_file_cut_short_is_told_so(left: int, kind: str, tmp_path: Path):
 
 
 def test_a_file_that_is_not_there(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match="does not exist"):
+    with pytest.raises(FileNotFoundError, match="is not a file: name a checkpoint"):
         read_tensors(tmp_path / "none.ckpt")
 
 

@@ -39,8 +39,7 @@ Paths = Annotated[
     ),
 ]
 Audio = Annotated[
-    Path | None,
-    typer.Option(metavar="FOLDER", help="Folder of the audio. Default: none; game-music for packages."),
+    Path | None, typer.Option(metavar="FOLDER", help="Folder of the audio. Default: none; game-music for packages.")
 ]
 CaptionColumns = Annotated[
     list[str] | None, typer.Option("--column", metavar="NAME", help="For hf: column of captions; repeatable.")
@@ -343,7 +342,9 @@ def deliver(manifest: Manifest, output: Path, request: str, of: Sequence[Manifes
     if not len(manifest):
         licenses = ", ".join(group.name for group in by_license(of)[:LICENSES_SHOWN])
         splits = ", ".join(sorted({row.split or "none" for row in of}))
-        raise InvalidValue(f"None of {len(of)} tracks is left. Their licenses: {licenses}. Their splits: {splits}.")
+        raise InvalidValue(
+            f"None of {len(of)} tracks is left. Allow one of their licenses ({licenses}) and splits ({splits})."
+        )
     write_manifest(manifest, output, request=request, issues=issues)
     show_contents(manifest, output, len(of))
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from codecdiff.cli.console import Force, Json, err, folded_table, out, progress
-from codecdiff.errors import MissingFile
-from codecdiff.files import require_writable
+from codecdiff.files import missing_file, require_writable
 
 if TYPE_CHECKING:
     from codecdiff_datasets.statistics_report import StatsTable
@@ -42,7 +41,7 @@ def stats(
     from codecdiff_datasets import statistics_report
 
     if not source.exists():
-        raise MissingFile(f"'{source}' is neither a store nor a manifest.")
+        raise missing_file(source, "Store or manifest")
     if output:
         statistics_report.require_new(output)
         require_writable(output)

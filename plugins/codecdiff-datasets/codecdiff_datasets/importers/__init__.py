@@ -53,7 +53,7 @@ def read_data_set(
         return game_music.read(paths, game_music.extraction_folder(paths, audio), report, progress)
     if len(paths) != 1:
         expected = {"folder": "folder", "hf": "data set"}.get(format_name, "table or more")
-        raise InvalidValue(f"'{format_name}' takes one {expected}, not {len(paths)}.")
+        raise InvalidValue(f"'{format_name}' takes one {expected} as its SOURCE, not {len(paths)}.")
     if format_name == "folder":
         return folder.read(Path(paths[0]), report)
     return hf_datasets.read(paths[0], audio, columns, report)

@@ -20,16 +20,10 @@ from codecdiff.data.audio import SUFFIXES
 from codecdiff.data.manifest import ManifestRow
 from codecdiff.data.metadata import Issue, Report
 from codecdiff.errors import MissingFile, UnknownName
+from codecdiff.files import missing_file
 from codecdiff_datasets.captioners.tags import summarize_tags
 from codecdiff_datasets.captioning import one_line
-from codecdiff_datasets.importers.debian import (
-    FileRights,
-    UnknownPackage,
-    download,
-    read_copyright,
-    rights_of,
-    unpack,
-)
+from codecdiff_datasets.importers.debian import FileRights, UnknownPackage, download, read_copyright, rights_of, unpack
 from codecdiff_datasets.licenses import license_name
 
 PACKAGES = {  # that may be fetched -> their game
@@ -98,7 +92,7 @@ def _packages(sources: Sequence[str]) -> Iterator[str | Path]:
             yield from sorted(path.glob("*.deb"))
         elif path.suffix == ".deb":
             if not path.is_file():
-                raise MissingFile(f"File '{path}' does not exist.")
+                raise missing_file(path)
             yield path
         elif source in PACKAGES:
             yield source

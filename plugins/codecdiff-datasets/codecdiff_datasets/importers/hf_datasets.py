@@ -20,6 +20,7 @@ from codecdiff.data.manifest import SPLITS, ManifestRow, split_name
 from codecdiff.data.metadata import CAPTION_FIELDS, Issue, Report, captions_in
 from codecdiff.errors import BrokenPlugin, InvalidValue, MissingFile, UserError
 from codecdiff.files import atomic_write, read_json
+from codecdiff.huggingface import downloads, hub_problem
 from codecdiff_datasets.importers.folder import tags_of
 from codecdiff_datasets.licenses import license_name
 
@@ -52,7 +53,7 @@ def load_splits(name: str) -> dict[str, Any]:
     except ImportError as error:
         hint = "pip install codecdiff-datasets[hf]"
         raise BrokenPlugin(f"Data sets of the hub need the package datasets: {hint}.") from error
-    folder = Path(name)
+    folder, problem = Path(name), ""
     if not folder.is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise MissingFile(f"'{name}' is neither a folder nor a data set of the hub, as in owner/name.")
     try:
@@ -62,15 +63,17 @@ def load_splits(name: str) -> dict[str, Any]:
                     _check_files(name, [str(file.parent / path) for path in read_json(file, _SavedFiles).paths])
             loaded = datasets.load_from_disk(name)
         else:
-            builder = datasets.load_dataset_builder(name)
-            _check_files(name, [path for files in (builder.config.data_files or {}).values() for path in files])
-            builder.download_and_prepare()
-            loaded = builder.as_dataset()
+            problem = "" if folder.is_dir() else hub_problem()
+            with downloads(not problem):  # without a connection, what was downloaded before still loads
+                builder = datasets.load_dataset_builder(name)
+                _check_files(name, [path for files in (builder.config.data_files or {}).values() for path in files])
+                builder.download_and_prepare()
+                loaded = builder.as_dataset()
     except UserError:
         raise
     except (ValueError, OSError, LookupError, RuntimeError, DatasetsError, ImportError) as error:
         reason = str(error.__cause__ or error).splitlines() or [type(error).__name__]
-        raise InvalidValue(f"The data set '{name}' cannot be loaded: {reason[0]}") from error
+        raise InvalidValue(f"The data set '{name}' cannot be loaded: {problem or reason[0]}") from error
     if isinstance(loaded, dict):
         return {str(split): table for split, table in loaded.items()}
     return {str(loaded.split or ""): loaded}

@@ -118,7 +118,7 @@ def _draw_clips(
         i = rows[int(rng.integers(len(rows)))]
         row, captions = store.rows[i], store.captions(i)
         if row["track"] not in files:
-            raise MissingFile(f"'{row['track']}' is in the store, but not in the folder of data.audio.")
+            raise MissingFile(f"'{row['track']}' is in the store, but not in data.audio: name its folder.")
         start = row["offset"] + rng.uniform(0, max(0.0, row["seconds"] - config.seconds))
         prompt = {**store.metadata(i), "text": captions[0] if captions else ""}
         clips.append(Clip(row["track"], files[row["track"]], start, prompt))

@@ -62,7 +62,7 @@ class ListeningTest:
         if count is None:
             return items
         if count > len(items):
-            raise InvalidValue(f"Invalid number of items --n {count}: there are {len(items)}; expected 1 to that.")
+            raise InvalidValue(f"Invalid --n {count}: there are {len(items)} items. Leave --n out for all of them.")
         drawn = numpy_generator("codecdiff_eval.listening.items", seed).permutation(len(items))[:count]
         return [items[i] for i in sorted(drawn)]
 

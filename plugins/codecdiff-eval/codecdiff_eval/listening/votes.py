@@ -16,8 +16,8 @@ from scipy.stats import t as student_t
 from torch import Tensor
 
 from codecdiff.cli.console import err, out
-from codecdiff.errors import InvalidValue, MissingFile
-from codecdiff.files import read_json, require_writable
+from codecdiff.errors import InvalidValue
+from codecdiff.files import missing_file, read_json, require_writable
 from codecdiff_eval.listening.builder import Mode
 from codecdiff_eval.listening.systems import ANCHOR, REFERENCE
 from codecdiff_eval.metrics.bootstrap import rate_interval
@@ -102,6 +102,8 @@ class VotesFile(BaseModel):
 
 def read_votes(files: Sequence[Path]) -> list[VotesFile]:
     """Read the votes of one test. Raises InvalidValue for files of different tests, and for two of one rater."""
+    if others := [file for file in files if file.suffix != ".json"]:
+        raise InvalidValue(f"'{others[0]}' is not a .json file that a rater exported from the page of a test.")
     votes = [read_json(file, VotesFile) for file in files]
     for file, each in zip(files, votes, strict=True):
         if each.test != votes[0].test:
@@ -265,7 +267,7 @@ class VoteAnalysis:
 def analyze_votes(files: Sequence[Path], output: Path | None) -> None:
     """Print what votes say, and write it as a report if a folder is named."""
     if missing := [file for file in files if not file.is_file()]:
-        raise MissingFile(f"File of votes '{missing[0]}' does not exist.")
+        raise missing_file(missing[0], "File of votes")
     analysis = VoteAnalysis(read_votes(files))
     paired = [analysis.differences_table()] if analysis.differences else []
     for table in (analysis.overall_table(), *paired, analysis.table("rater"), analysis.table("item")):

@@ -19,16 +19,7 @@ from codecdiff.rng import generator
 from codecdiff_eval.metrics.gaussian import fit_shrunk_gaussian, frechet_distance
 from codecdiff_eval.results import RESAMPLES, Estimate
 
-__all__ = [
-    "Draws",
-    "OfDraw",
-    "bootstrap",
-    "bootstrap_tracks",
-    "centered",
-    "interval_of",
-    "permuted",
-    "rate_interval",
-]
+__all__ = ["Draws", "OfDraw", "bootstrap", "bootstrap_tracks", "centered", "interval_of", "permuted", "rate_interval"]
 
 Name = TypeVar("Name", bound=Hashable)
 OfDraw = Callable[[int], float]  # a metric as a function of the index of a draw

@@ -10,12 +10,7 @@ from codecdiff.errors import InvalidValue
 from codecdiff.rng import generator
 from codecdiff_eval.embeddings import ClipEmbeddings
 from codecdiff_eval.metric import Metric, Reference, Statistic, mean_over_clips
-from codecdiff_eval.metrics.gaussian import (
-    GaussianStats,
-    fit_gaussian,
-    frechet_distance,
-    shrunk_frechet_distance,
-)
+from codecdiff_eval.metrics.gaussian import GaussianStats, fit_gaussian, frechet_distance, shrunk_frechet_distance
 
 Gaussian = tuple[Tensor, Tensor]
 

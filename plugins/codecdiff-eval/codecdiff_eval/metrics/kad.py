@@ -82,12 +82,7 @@ def mean_between(sums: Tensor, lengths: tuple[Tensor, Tensor], counts: tuple[Ten
 
 
 def _kad(
-    clips: ClipEmbeddings,
-    reference: ClipEmbeddings,
-    *,
-    seed: int,
-    across: bool = False,
-    bandwidth: float | None = None,
+    clips: ClipEmbeddings, reference: ClipEmbeddings, *, seed: int, across: bool = False, bandwidth: float | None = None
 ) -> Statistic:
     """Kernel audio distance (Chung et al. 2025): 100 times the unbiased squared MMD with a Gaussian kernel.
 

@@ -86,16 +86,10 @@ def estimate_pulse(audio: Tensor) -> float:
 
 pulse_estimator = partial(librosa_estimator, estimate_pulse, name="pulse", hop_length=HOP_LENGTH)
 tuning_estimator = partial(
-    ClipEstimator,
-    partial(tuning_error_cents, sample_rate=SAMPLE_RATE),
-    {"name": "tuning", "fft_size": FFT_SIZE},
+    ClipEstimator, partial(tuning_error_cents, sample_rate=SAMPLE_RATE), {"name": "tuning", "fft_size": FFT_SIZE}
 )
 full_scale_estimator = partial(  # of the mono mix at a rate at which most files are, and of silence too
-    ClipEstimator,
-    touches_full_scale,
-    {"name": "full-scale", "threshold": FULL_SCALE},
-    sample_rate=44_100,
-    silence=0.0,
+    ClipEstimator, touches_full_scale, {"name": "full-scale", "threshold": FULL_SCALE}, sample_rate=44_100, silence=0.0
 )
 
 

@@ -50,6 +50,7 @@ function play(name) {
   if (current !== next) next.audio.currentTime = position;
   current = next;
   next.plays += 1;
+  at('missing').textContent = '';
   start(next.audio);
   players.forEach(each => each.button.setAttribute('aria-pressed', each === next));
 }
