@@ -122,8 +122,12 @@ def test_the_command_says_how_to_go_on(tmp_path: Path) -> None:
     folder = tmp_path / "codecdiff-mine"
     assert f"pip install --editable '{folder}[test]'" in answer.output  # in one line, to be copied
     again = CliRunner().invoke(app, ["new-plugin", "codec", "mine", "--into", str(tmp_path)])
+    assert (again.exit_code, again.output) == (0, answer.output)  # the same package
+    (folder / "README.md").write_text("mine")
+    again = CliRunner().invoke(app, ["new-plugin", "codec", "mine", "--into", str(tmp_path)])
     assert again.exit_code == 1
     assert "exists already" in again.output
+    assert (folder / "README.md").read_text() == "mine"
 
 
 def test_classes_are_named_by_the_words_of_a_part() -> None:

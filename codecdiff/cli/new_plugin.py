@@ -19,7 +19,7 @@ import typer
 from codecdiff import registry
 from codecdiff.cli.console import out
 from codecdiff.errors import FileExists, InvalidValue, UnknownName
-from codecdiff.files import atomic_folder
+from codecdiff.files import atomic_folder, read_text
 
 # How `part-name` is trained with recipes/configs/starter.yaml, by kind.
 SETTINGS = {
@@ -49,7 +49,7 @@ def write_plugin(kind: str, name: str, into: Path | str = ".") -> Path:
 
     `name` may be the name of the package too.
     Raises UnknownName for a kind without a template, InvalidValue for a name that cannot be used or is taken, and
-    FileExists if the package's folder exists.
+    FileExists if the package's folder exists, unless it is this very package.
     """
     if kind not in SETTINGS:
         other = " For a metric or a suite, see docs/scores.md." if kind in ("metric", "suite") else ""
@@ -58,13 +58,17 @@ def write_plugin(kind: str, name: str, into: Path | str = ".") -> Path:
     require_good_name(kind, name)
     require_free_name(kind, name)
     folder = Path(into) / f"codecdiff-{name}"
+    contents = {renamed(file, kind, name): renamed(text, kind, name) for file, text in templates(kind).items()}
     if folder.exists():
-        raise FileExists(f"'{folder}' exists already. Choose another name, or delete it.")
+        made = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+        if made.keys() != contents.keys() or any(read_text(made[file]) != text for file, text in contents.items()):
+            raise FileExists(f"'{folder}' exists already. Choose another name, or delete it.")
+        return folder
     with atomic_folder(folder) as draft:
-        for file, text in templates(kind).items():
-            path = draft / renamed(file, kind, name)
+        for file, text in contents.items():
+            path = draft / file
             path.parent.mkdir(exist_ok=True)
-            path.write_text(renamed(text, kind, name), encoding="utf-8")
+            path.write_text(text, encoding="utf-8")
     return folder
 
 

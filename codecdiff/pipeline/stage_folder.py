@@ -95,8 +95,9 @@ def load_weights(home: Path, digests: dict[str, str] | None = None) -> tuple[dic
             if before == _status(home / STAGE_FILE) and published(home, WEIGHTS_FILE) == folder:
                 raise
         else:
-            if folder != home and not before:
-                warnings.warn(f"'{home / STAGE_FILE}' is missing: the stage of '{folder}' is read.", stacklevel=2)
+            if folder != home and before == _status(home / STAGE_FILE):
+                what = "of an earlier step" if before else "missing"
+                warnings.warn(f"'{home / STAGE_FILE}' is {what}: the stage of '{folder}' is read.", stacklevel=2)
             if digests is not None:
                 names = (f"{home.name}/{STAGE_FILE}", f"{home.name}/{WEIGHTS_FILE}")
                 digests |= zip(names, read.values(), strict=True)

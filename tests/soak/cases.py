@@ -338,7 +338,7 @@ def _words(function: Callable[[], Any], said: list[str]) -> Any:
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             result = function()
-        said += [str(each.message) for each in warned if "is missing" in str(each.message)]
+        said += [str(each.message) for each in warned if str(each.message).endswith("is read.")]
         return result
     except UserError as error:
         said.append(str(error))

@@ -148,6 +148,7 @@ def test_the_page_is_one_file_that_is_escaped_and_loads_nothing(tmp_path: Path) 
     for item in data["items"]:
         levels = [integrated_loudness(*audio_of(uri)) for uri in item["clips"].values()]
         assert max(levels) - min(levels) < 0.1
+    assert "2 items, 2 rounds" in run(a, b, "-o", tmp_path / "test.html", "--title", "<b>Which?</b>")  # the same test
     assert "exists already" in run(a, b, "-o", tmp_path / "test.html")
     same = tmp_path / "folder"
     run(a, b, "-o", same, "--title", "<b>Which?</b>")

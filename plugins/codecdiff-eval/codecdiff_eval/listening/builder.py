@@ -66,8 +66,8 @@ class ListeningTest:
         drawn = numpy_generator("codecdiff_eval.listening.items", seed).permutation(len(items))[:count]
         return [items[i] for i in sorted(drawn)]
 
-    def write(self, file: Path, items: Sequence[Item]) -> None:
-        """Write the page, whole or not at all. Raises BadAudio for a clip that cannot be read."""
+    def render(self, items: Sequence[Item]) -> str:
+        """Return the page. Raises BadAudio for a clip that cannot be read."""
         rows: list[dict[str, Any]] = [{"name": item.name, "prompt": item.prompt, "clips": {}} for item in items]
         for row, item in zip(rows, items, strict=True):
             clips = {name: read_whole_clip(path) for name, path in item.files.items()}
@@ -77,7 +77,7 @@ class ListeningTest:
             row["clips"] = {name: data_uri(*clip) for name, clip in matched(clips, self.loudness).items()}
         data = {"mode": self.mode, "title": self.title, "systems": list(rows[0]["clips"]), "items": rows}
         data["test"] = hash_of(json.dumps(data, sort_keys=True).encode())[:16]
-        atomic_write_text(file, render_template("listening.html", data=data, mode=self.mode, title=self.title))
+        return render_template("listening.html", data=data, mode=self.mode, title=self.title)
 
 
 def read_whole_clip(file: Path) -> tuple[Tensor, int]:
@@ -135,8 +135,6 @@ def write_listening_test(
 ) -> None:
     """Write the page of a test of folders, with the options of `ListeningTest`, and print how long it is."""
     require_writable(file.parent)
-    if file.exists() and not force:
-        raise FileExists(f"'{file}' exists already. Choose another name with -o, or overwrite it with --force.")
     systems, compared = read_systems(folders)
     if reference:
         if options["mode"] == "ab":
@@ -145,8 +143,11 @@ def write_listening_test(
         compared = evaluated_on or System(REFERENCE, variants[0].clips)
     test = ListeningTest(systems=systems, reference=compared, **options)
     items = test.items(n, seed)
+    page = test.render(items)
+    if file.exists() and not force and file.read_bytes() != page.encode():
+        raise FileExists(f"'{file}' exists already. Choose another name with -o, or overwrite it with --force.")
     file.parent.mkdir(parents=True, exist_ok=True)
-    test.write(file, items)
+    atomic_write_text(file, page)
     rounds = len(items) * (math.comb(len(systems), 2) if test.mode == "ab" else 1)
     size = f"{file.stat().st_size / 1e6:.1f} MB"
     out.print(f"{file}: {len(items)} items, {rounds} rounds, {size}. Open it in a browser.", soft_wrap=True)
