@@ -162,7 +162,7 @@ def test_a_variant_of_a_part_that_is_not_installed_is_named(settings: dict[str, 
         (["quality=quick"], r"quality = 'quick': Input should be 'paper', 'balanced' or 'fast'"),
         (["num_inference_steps=9999"], r"Invalid num_inference_steps=9999: expected 1 to 100 for primary"),
         (["adapter=gone"], r"'gone' does not hold an adapter"),
-        (["model=gone"], r"Unknown model 'gone'"),
+        (["model=gone"], r"No model 'gone'"),
     ],
 )
 def test_a_trained_model_that_cannot_be_sampled_like_that_is_named(
