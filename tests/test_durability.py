@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -190,6 +191,27 @@ def test_a_save_that_was_killed_while_it_published_is_read_whole(home: Path, mak
     shutil.copyfile(older / "model.safetensors", home / "model.safetensors.new")
     (home / "model.safetensors.new").replace(home / "model.safetensors")  # before any of it: the older stage
     assert codecdiff.load(home.parent).stages[0].facts["steps"] == 4
+
+
+def test_a_log_that_is_replaced_while_it_is_read_is_read_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, log, sources = read_logs(home.parent, ["primary"]), (home / "log.jsonl").read_text(), list[Path]()
+    read_stage_config = stage_folder.read_stage_config
+
+    def read_and_save(folder: Path, *options: Any) -> Any:
+        spec = read_stage_config(folder, *options)
+        if not sources:  # a save replaces both files before the log is read
+            (home / "log.jsonl").write_text("{}\n")
+            shutil.copyfile(home / "stage.json", home / "new")
+            (home / "new").replace(home / "stage.json")
+        else:
+            (home / "log.jsonl").write_text(log)
+        sources.append(folder)
+        return spec
+
+    monkeypatch.setattr(stage_folder, "read_stage_config", read_and_save)
+    monkeypatch.setattr(stage_folder, "published", lambda home, name: home)
+    assert read_logs(home.parent, ["primary"]) == expected
+    assert sources == [home, home]
 
 
 def test_the_fingerprint_is_of_what_was_loaded(

@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -47,6 +47,8 @@ from codecdiff.pipeline.untrusted import StageFile, require_short
 STAGE_FILE, WEIGHTS_FILE, STATE_FILE, LOG = "stage.json", "model.safetensors", "state.safetensors", "log.jsonl"
 STATE = "training"  # folder of what resuming needs
 Rows = list[dict[str, Any]]
+
+T = TypeVar("T")
 
 
 def read_stage_config(folder: Path, digests: dict[str, str] | None = None) -> dict[str, Any]:
@@ -85,23 +87,33 @@ def load_weights(home: Path, digests: dict[str, str] | None = None) -> tuple[dic
 
     Raises DamagedFile if they are not what was written.
     """
+
+    def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, str]]:
+        hashes = dict[str, str]()
+        spec = read_stage_config(folder, hashes)
+        tensors, digest = load_tensors(folder / WEIGHTS_FILE, spec.get(FILES, {}), folder / STAGE_FILE)
+        return spec, tensors, {STAGE_FILE: next(iter(hashes.values())), WEIGHTS_FILE: digest}
+
+    before = _status(home / STAGE_FILE)
+    folder, (spec, tensors, hashes) = _read_published(home, WEIGHTS_FILE, read)
+    if folder != home and before == _status(home / STAGE_FILE):
+        what = "of an earlier step" if before else "missing"
+        warnings.warn(f"'{home / STAGE_FILE}' is {what}: the stage of '{folder}' is read.", stacklevel=2)
+    if digests is not None:
+        digests |= {f"{home.name}/{name}": digest for name, digest in hashes.items()}
+    return spec, tensors
+
+
+def _read_published(home: Path, name: str, read: Callable[[Path], T]) -> tuple[Path, T]:
+    """Read a file of a stage from its `published` folder, again where a save replaced it; return the folder too."""
     while True:
-        before, folder, read = _status(home / STAGE_FILE), home, dict[str, str]()
+        before, folder = _status(home / STAGE_FILE), home
         try:
-            folder = published(home, WEIGHTS_FILE)
-            spec = read_stage_config(folder, read)
-            tensors, read[WEIGHTS_FILE] = load_tensors(folder / WEIGHTS_FILE, spec.get(FILES, {}), folder / STAGE_FILE)
+            folder = published(home, name)
+            return folder, read(folder)
         except (InvalidValue, FileNotFoundError):
-            if before == _status(home / STAGE_FILE) and published(home, WEIGHTS_FILE) == folder:
+            if before == _status(home / STAGE_FILE) and published(home, name) == folder:
                 raise
-        else:
-            if folder != home and before == _status(home / STAGE_FILE):
-                what = "of an earlier step" if before else "missing"
-                warnings.warn(f"'{home / STAGE_FILE}' is {what}: the stage of '{folder}' is read.", stacklevel=2)
-            if digests is not None:
-                names = (f"{home.name}/{STAGE_FILE}", f"{home.name}/{WEIGHTS_FILE}")
-                digests |= zip(names, read.values(), strict=True)
-            return spec, tensors
 
 
 def _status(file: Path) -> tuple[int, ...]:
@@ -250,23 +262,26 @@ def _rows(text: str) -> Rows:
 def read_logs(model: Path, stages: Sequence[str]) -> dict[str, Rows]:
     """Return the training log of every stage of a model folder, one mapping per line; stages without one are left out.
 
-    Keys of version 0.1 are renamed. Raises DamagedFile.
+    While training saves others, each is that of one step. Keys of version 0.1 are renamed. Raises DamagedFile.
     """
-    logs: dict[str, Rows] = {}
-    for stage in stages:
-        source = published(model / stage, LOG)
-        files = read_stage_config(source).get(FILES, {}) if (source / STAGE_FILE).is_file() else {}
-        if not (source / LOG).is_file():
-            if LOG in files:
-                raise DamagedFile(f"'{source / LOG}' is missing. Train again to restore it.")
-            continue
-        text = (source / LOG).read_text(encoding="utf-8", errors="replace")
-        try:
-            logs[stage] = _rows(text)
-        except (ValueError, AttributeError, RecursionError) as error:
-            raise DamagedFile(f"'{source / LOG}' is damaged: a line is not JSON. Train again to restore it.") from error
-        if LOG in files and hashlib.sha256(text.encode()).hexdigest() != files[LOG][SEAL]:
-            raise DamagedFile(
-                f"'{source / LOG}' is damaged: it is not what '{source / STAGE_FILE}' names. Train again to restore it."
-            )
-    return logs
+    logs = {stage: _read_published(model / stage, LOG, _read_log)[1] for stage in stages}
+    return {stage: rows for stage, rows in logs.items() if rows is not None}
+
+
+def _read_log(source: Path) -> Rows | None:
+    """Return the log in a folder, None if there is none. Raises DamagedFile if it is not the one of stage.json."""
+    files = read_stage_config(source).get(FILES, {}) if (source / STAGE_FILE).is_file() else {}
+    if not (source / LOG).is_file():
+        if LOG in files:
+            raise DamagedFile(f"'{source / LOG}' is missing. Train again to restore it.")
+        return None
+    text = (source / LOG).read_text(encoding="utf-8", errors="replace")
+    try:
+        rows = _rows(text)
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise DamagedFile(f"'{source / LOG}' is damaged: a line is not JSON. Train again to restore it.") from error
+    if LOG in files and hashlib.sha256(text.encode()).hexdigest() != files[LOG][SEAL]:
+        raise DamagedFile(
+            f"'{source / LOG}' is damaged: it is not what '{source / STAGE_FILE}' names. Train again to restore it."
+        )
+    return rows
