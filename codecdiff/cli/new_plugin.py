@@ -60,8 +60,10 @@ def write_plugin(kind: str, name: str, into: Path | str = ".") -> Path:
     folder = Path(into) / f"codecdiff-{name}"
     contents = {renamed(file, kind, name): renamed(text, kind, name) for file, text in templates(kind).items()}
     if folder.exists():
-        made = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-        if made.keys() != contents.keys() or any(read_text(made[file]) != text for file, text in contents.items()):
+        existing = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+        if existing.keys() != contents.keys() or any(
+            read_text(existing[file]) != text for file, text in contents.items()
+        ):
             raise FileExists(f"'{folder}' exists already. Choose another name, or delete it.")
         return folder
     with atomic_folder(folder) as draft:

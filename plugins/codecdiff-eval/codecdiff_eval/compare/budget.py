@@ -18,11 +18,10 @@ from pydantic import ValidationError
 from codecdiff import config
 from codecdiff.config import ExperimentConfig, TrainConfig
 from codecdiff.diffusion import num_passes, set_timesteps
-from codecdiff.errors import InvalidValue, UnknownName, UserError
+from codecdiff.errors import InvalidValue, UnknownName, UserError, did_you_mean
 from codecdiff.interfaces import Condition
 from codecdiff.pipeline import Pipeline, Stage
 from codecdiff.profiling import OperationCounter, attainable_flops, blank_input, count_step
-from codecdiff.registry import did_you_mean
 from codecdiff.training import StageTrainer, check_warm_starts, format_duration, new_pipeline, new_stage
 from codecdiff_eval.compare.config import CompareConfig
 from codecdiff_eval.compare.trained import IdentifiedModel, TrainedModel

@@ -143,11 +143,11 @@ def write_listening_test(
         compared = evaluated_on or System(REFERENCE, variants[0].clips)
     test = ListeningTest(systems=systems, reference=compared, **options)
     items = test.items(n, seed)
-    page = test.render(items)
-    if file.exists() and not force and file.read_bytes() != page.encode():
+    html = test.render(items)
+    if file.exists() and not force and file.read_bytes() != html.encode():
         raise FileExists(f"'{file}' exists already. Choose another name with -o, or overwrite it with --force.")
     file.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(file, page)
+    atomic_write_text(file, html)
     rounds = len(items) * (math.comb(len(systems), 2) if test.mode == "ab" else 1)
     size = f"{file.stat().st_size / 1e6:.1f} MB"
     out.print(f"{file}: {len(items)} items, {rounds} rounds, {size}. Open it in a browser.", soft_wrap=True)
