@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from accelerate import Accelerator
-from codecdiff.recipes import check_folders  # pyright: ignore[reportMissingImports]  # as installed
+from codecdiff.recipes import check_folders  # pyright: ignore[reportMissingImports]  # this folder, as installed
 from pydantic import Field
 from rich.console import Console
 from rich.progress import track

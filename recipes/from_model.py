@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from accelerate import Accelerator
-from codecdiff.recipes import check_folders  # pyright: ignore[reportMissingImports]  # as installed
+from codecdiff.recipes import check_folders  # pyright: ignore[reportMissingImports]  # this folder, as installed
 from codecdiff.recipes.discodiff import console  # pyright: ignore[reportMissingImports]  # as installed
 from pydantic import Field
 from rich.progress import track

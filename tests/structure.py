@@ -159,10 +159,10 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 45_604,
+    "lines: library in all": 45_602,
     "lines: core": 18_305,
     "lines: interfaces": 444,
-    "lines: evaluation": 8_494,
+    "lines: evaluation": 8_492,
     "lines: must-read set": 5_022,
     "lines: import closure of the recipe": 8_787,
     "import levels": 8,

@@ -346,9 +346,9 @@ def test_encode_refuses(dac_folder: Path, tmp_path: Path):
 
 
 def test_generate_writes_the_same_music_for_the_same_seed(model: Path, tmp_path: Path):
-    asked = ("generate", "a slow tune", "--model", model, "--seconds", 0.5, "--seed", 3, "--num-waveforms", 2)
+    words = ("generate", "a slow tune", "--model", model, "--seconds", 0.5, "--seed", 3, "--num-waveforms", 2)
     for name in ("first.wav", "again.wav"):
-        result = run(*asked, "-o", tmp_path / name)
+        result = run(*words, "-o", tmp_path / name)
         assert result.exit_code == 0, result.output
     assert sorted(file.name for file in tmp_path.iterdir()) == [
         "again-1.wav",
@@ -363,14 +363,14 @@ def test_generate_writes_the_same_music_for_the_same_seed(model: Path, tmp_path:
 
 
 def test_a_field_is_part_of_the_prompt_and_one_that_is_not_read_is_refused(model: Path, tmp_path: Path):
-    asked = ("generate", "--model", model, "--seconds", 0.2, "--seed", 0)
-    assert run(*asked, "drums", "-o", tmp_path / "text.wav").exit_code == 0
-    assert run(*asked, "", "--field", "text=drums", "-o", tmp_path / "field.wav").exit_code == 0
+    words = ("generate", "--model", model, "--seconds", 0.2, "--seed", 0)
+    assert run(*words, "drums", "-o", tmp_path / "text.wav").exit_code == 0
+    assert run(*words, "", "--field", "text=drums", "-o", tmp_path / "field.wav").exit_code == 0
     assert (tmp_path / "text.wav").read_bytes() == (tmp_path / "field.wav").read_bytes()
-    said = refused(*asked, "drums", "--field", "tempo=120", "-o", tmp_path / "out.wav")
+    said = refused(*words, "drums", "--field", "tempo=120", "-o", tmp_path / "out.wav")
     assert "Unknown field 'tempo' of this model's prompts. Available: text." in said
-    assert "expected each name once, as in --field bpm=120" in refused(
-        *asked, "drums", "--field", "text", "-o", tmp_path / "out.wav"
+    assert "expected NAME=VALUE, each name once, as in bpm=120" in refused(
+        *words, "drums", "--field", "text", "-o", tmp_path / "out.wav"
     )
 
 

@@ -494,6 +494,10 @@ def test_progress_is_a_line_in_a_log(capsys: pytest.CaptureFixture[str]) -> None
         for done in (1, 3):
             advance(done)
     assert capsys.readouterr().err == "Embedding: 3 of 3\n"
+    with progress("Embedding", None) as advance:  # whose number is known later
+        for done in (1, 4):
+            advance(done, 4)
+    assert capsys.readouterr().err == "Embedding: 4 of 4\n"
 
 
 def test_a_warning_holds_no_control_characters() -> None:

@@ -314,6 +314,6 @@ def test_controls_on_the_command_line() -> None:
     assert parse_controls(["chroma=a=b.wav", "beats=c.wav"]) == {"chroma": "a=b.wav", "beats": "c.wav"}
     for words in (["chroma"], ["=a.wav"], ["chroma="], ["chroma=a.wav", "chroma=b.wav"]):
         with pytest.raises(
-            InvalidValue, match=r"Invalid --control '.*': expected each name once, as in --control chroma=song.wav"
+            InvalidValue, match=r"Invalid --control '.*': expected NAME=VALUE, each name once, as in chroma=song.wav"
         ):
             parse_controls(words)

@@ -216,7 +216,7 @@ def progress(what: str, total: int | None) -> Iterator[Callable[..., None]]:
         def update(done: int, of: int | None = total) -> None:
             nonlocal printed
             bar.update(task, completed=done, total=of)
-            if not err.is_terminal and (done == total or time.monotonic() - printed >= 60):
+            if not err.is_terminal and (done == of or time.monotonic() - printed >= 60):
                 printed = time.monotonic()
                 err.print(f"{what}: {done} of {of}", soft_wrap=True)
 

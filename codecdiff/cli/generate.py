@@ -285,6 +285,6 @@ def parse_assignments(option: str, words: Sequence[str], example: str) -> dict[s
     for word in words:
         key, equals, value = word.partition("=")
         if not (key and equals and value) or key in values:
-            raise InvalidValue(f"Invalid {option} '{word}': expected each name once, as in {option} {example}.")
+            raise InvalidValue(f"Invalid {option} '{word}': expected NAME=VALUE, each name once, as in {example}.")
         values[key] = value
     return values

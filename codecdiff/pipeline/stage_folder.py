@@ -92,7 +92,7 @@ def load_weights(home: Path, digests: dict[str, str] | None = None) -> tuple[dic
         hashes = dict[str, str]()
         spec = read_stage_config(folder, hashes)
         tensors, digest = load_tensors(folder / WEIGHTS_FILE, spec.get(FILES, {}), folder / STAGE_FILE)
-        return spec, tensors, {STAGE_FILE: next(iter(hashes.values())), WEIGHTS_FILE: digest}
+        return spec, tensors, {STAGE_FILE: hashes[f"{folder.name}/{STAGE_FILE}"], WEIGHTS_FILE: digest}
 
     before = _status(home / STAGE_FILE)
     folder, (spec, tensors, hashes) = _read_published(home, WEIGHTS_FILE, read)

@@ -159,6 +159,7 @@ def test_a_variant_of_a_part_that_is_not_installed_is_named(settings: dict[str, 
     [
         (["denoiser.width=3"], r"Unknown setting 'denoiser\.width'.* A variant with model=\.\.\. is not trained, only"),
         (["seed=3"], r"seed is the same for all variants: set evaluation\.seed instead"),
+        (["loudness=-20"], r"loudness is the same for all variants: leave it out"),
         (["quality=quick"], r"quality = 'quick': Input should be 'paper', 'balanced' or 'fast'"),
         (["num_inference_steps=9999"], r"Invalid num_inference_steps=9999: expected 1 to 100 for primary"),
         (["adapter=gone"], r"'gone' does not hold an adapter"),
@@ -202,6 +203,12 @@ def test_losses_are_comparable_where_the_latents_are_the_same(settings: dict[str
     ("change", "message"),
     [
         ({"variants": {}}, "The variants are missing"),
+        ({"variants": None, "experiment": {}}, "variants = None"),
+        (
+            {"variants": {"a": "model=starter"}, "experiment": {}},
+            r"variants\.a = 'model=starter': Input should be a valid li",
+        ),
+        ({"variants": {"a": ["model=starter"]}, "experiment": 3}, "experiment = 3"),
         ({"variants": {"../up": []}}, "Invalid name of a variant '../up'"),
         ({"seeds": [1, 1]}, "expected different numbers"),
     ],

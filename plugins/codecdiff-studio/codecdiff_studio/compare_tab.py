@@ -39,7 +39,7 @@ def compare_tab(studio: Studio) -> None:
     with gr.Row():
         boxes = [command_box(), command_box()]
 
-    def run(values: dict[Any, Any], request: gr.Request, progress: Any = gr.Progress()) -> Any:  # noqa: B008
+    def run(values: dict[Any, Any], request: gr.Request, progress: Any = gr.Progress()) -> Any:  # noqa: B008 - for Gradio
         with shown_errors():
             seconds_and_seed = {"audio_length_in_s": values[seconds], "seed": int(values[seed] or 0)}
             same, results, titles = seconds_and_seed | {"num_waveforms_per_prompt": 1}, [], set()

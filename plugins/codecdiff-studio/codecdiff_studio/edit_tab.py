@@ -135,7 +135,7 @@ class EditTab:
         version = versions[-1]
         return codes_figure(version.codes, levels, self.studio.pipeline.codec.codebook_size, version.seconds, shown)
 
-    def apply(self, values: Values, request: gr.Request, progress: Any = gr.Progress()) -> Any:  # noqa: B008
+    def apply(self, values: Values, request: gr.Request, progress: Any = gr.Progress()) -> Any:  # noqa: B008 - for Gradio
         """Edit the current version; the result becomes the current one."""
         versions = list(values[self.versions])
         with shown_errors():

@@ -44,7 +44,7 @@ def generate_tab(studio: Studio, add_button: Callable[[Waveform], Any]) -> None:
 
             command = command_box()
 
-    def run(values: dict[Any, Any], request: gr.Request, progress: Any = gr.Progress()) -> Any:  # noqa: B008
+    def run(values: dict[Any, Any], request: gr.Request, progress: Any = gr.Progress()) -> Any:  # noqa: B008 - for Gradio
         with shown_errors():
             results = studio.generate(
                 str(request.session_hash), progress, prompt.prompt(values), sampling.options(values)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from codecdiff import config
 from codecdiff.config import Config, ExperimentConfig
@@ -27,14 +27,11 @@ class CompareEvalConfig(Config):
     players: int = Field(default=4, ge=0)  # clips to listen to
 
 
-Variants = dict[str, list[str]]
-
-
 class CompareConfig(Config):
     """Variants of one experiment, each trained with every seed at one budget, or a model that is trained already."""
 
     experiment: ExperimentConfig
-    variants: Variants  # by name, the overrides of each; the others are compared with the first
+    variants: dict[str, list[str]]  # by name, the overrides of each; the others are compared with the first
     seeds: list[int] = Field(default=[0], min_length=1)
     budget: PositiveFloat | None = None  # FLOPs of training a model; null: those of the first variant's steps
     budget_split: Literal["steps", "flops"] = "steps"  # among stages: in the ratio of their steps, or equal FLOPs
@@ -46,10 +43,12 @@ class CompareConfig(Config):
     @classmethod
     def _complete_experiment(cls, data: Any) -> Any:
         """Take the parts from the first model where all variants are trained, and the experiment only has music."""
-        if isinstance(data, dict) and "codec" not in (experiment := data.get("experiment") or {}):
-            variants = TypeAdapter(Variants).validate_python(data.get("variants"))
-            models = [named_model(overrides) for overrides in variants.values()]
-            if models and models[0] and all(models):
+        if not isinstance(data, dict):
+            return data
+        experiment, variants = data.get("experiment") or {}, data.get("variants") or {}
+        if isinstance(experiment, dict) and "codec" not in experiment and isinstance(variants, dict):
+            models = [named_model(overrides) if isinstance(overrides, list) else "" for overrides in variants.values()]
+            if models and all(models):
                 return {**data, "experiment": {**parts_of(models[0]), **experiment}}
         return data
 

@@ -19,11 +19,12 @@ from codecdiff.pipeline import (
     read_stage_config,
 )
 
-OF_THE_COMPARISON = {  # options that are the same for all variants, and the settings that replace them
-    "audio_length_in_s": "evaluation.seconds",
-    "seed": "evaluation.seed",
-    "first_sample_index": "evaluation.seed",
-    "num_waveforms_per_prompt": "evaluation.clips",
+OF_THE_COMPARISON = {  # options that are the same for all variants, and what to do instead
+    "audio_length_in_s": "set evaluation.seconds instead",
+    "seed": "set evaluation.seed instead",
+    "first_sample_index": "set evaluation.seed instead",
+    "num_waveforms_per_prompt": "set evaluation.clips instead",
+    "loudness": "leave it out, for clips are compared as they are decoded",
 }
 
 
@@ -57,9 +58,7 @@ class TrainedModel(GenerationConfig):
         except config.ConfigError as error:
             raise config.ConfigError(f"{error} A variant with model=... is not trained, only sampled.") from error
         if common := sorted(OF_THE_COMPARISON.keys() & data.keys()):
-            raise config.ConfigError(
-                f"{common[0]} is the same for all variants: set {OF_THE_COMPARISON[common[0]]} instead."
-            )
+            raise config.ConfigError(f"{common[0]} is the same for all variants: {OF_THE_COMPARISON[common[0]]}.")
         return cls.model_validate(data)
 
     def load(self, device: torch.device | str | None = None) -> Pipeline:
@@ -102,7 +101,7 @@ class IdentifiedModel(TrainedModel):
 
 def named_model(overrides: Sequence[str]) -> str:
     """Return the trained model that the overrides of a variant name; empty if there is none."""
-    return next((each.removeprefix("model=") for each in overrides if each.startswith("model=")), "")
+    return next((each.removeprefix("model=") for each in map(str, overrides) if each.startswith("model=")), "")
 
 
 def parts_of(model: str) -> dict[str, Any]:
