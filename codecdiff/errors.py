@@ -5,8 +5,11 @@ Each class keeps a builtin base, so that `except ValueError` and the like catch 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+import textwrap
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from typing import Any, NamedTuple
 
 __all__ = [
     "BrokenPlugin",
@@ -18,8 +21,31 @@ __all__ = [
     "UnknownPart",
     "UnusableFile",
     "UserError",
+    "ValidationIssue",
     "did_you_mean",
+    "validation_issues",
 ]
+
+EXPECTED = {  # by the beginning of the type of an issue of pydantic, with what it holds
+    "bool": "true or false",
+    "dict_": "a mapping, as in {{name: value}}",
+    "finite_number": "a finite number",
+    "float": "a number",
+    "greater_than_equal": "at least {ge}",
+    "greater_than": "more than {gt}",
+    "int": "a whole number",
+    "less_than_equal": "at most {le}",
+    "less_than": "less than {lt}",
+    "list_": "a list, as in [1, 2]",
+    "literal_error": "{expected}",
+    "model_": "a mapping, as in {{name: value}}",
+    "string_type": "text",
+    "too_long": "at most {max_length} values",
+    "too_short": "at least {min_length} values",
+}
+NAMES = {"extra_forbidden": "is not a known name", "missing": "is missing"}  # what is wrong with a name
+# Names of the members of a union, which pydantic puts among those of settings.
+BRANCH = re.compile(r"(int|float|str|bool)$|(literal|list|dict|tuple|constrained|function|is-instance)[-\[]")
 
 
 class UserError(Exception):
@@ -56,6 +82,41 @@ class UnknownPart(UnknownName):
 
 class BrokenPlugin(UserError, ImportError):
     """An installed part that cannot be imported, or that must not be used."""
+
+
+class ValidationIssue(NamedTuple):
+    """What is wrong with a value: its place, as in `train.max_train_steps`, the value, and the end of a sentence."""
+
+    place: str
+    value: Any
+    problem: str
+    type: str
+
+    def __str__(self) -> str:
+        shown = textwrap.shorten(repr(self.value), 80, placeholder="...")
+        if self.place:
+            return f"{self.place} {'' if self.type in NAMES else f'= {shown}: '}{self.problem}"
+        return f"{self.problem}, not {shown}" if self.problem.startswith("expected ") else self.problem
+
+
+def validation_issues(error: Any) -> list[ValidationIssue]:
+    """Return what is wrong with each value of a ValidationError of pydantic; of a union, all that is possible."""
+    issues: dict[str, ValidationIssue] = {}
+    for issue in error.errors():
+        place = ".".join(str(name) for name in issue["loc"] if not BRANCH.match(str(name)))
+        expected = _expected(issue)
+        own = NAMES.get(issue["type"], issue["msg"].removeprefix("Value error, "))
+        problem = f"expected {expected}" if expected else own
+        if expected and place in issues and issues[place].problem.startswith("expected "):
+            problem = " or ".join(dict.fromkeys([*issues[place].problem.split(" or "), expected]))
+        issues[place] = ValidationIssue(place, issue["input"], problem, issue["type"])
+    return list(issues.values())
+
+
+def _expected(issue: Mapping[str, Any]) -> str:
+    template = next((text for start, text in EXPECTED.items() if issue["type"].startswith(start)), "")
+    context = issue.get("ctx", {}).items()
+    return template.format_map({key: f"{value:,g}" if isinstance(value, float) else value for key, value in context})
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

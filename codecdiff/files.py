@@ -14,7 +14,6 @@ import platform
 import shutil
 import stat
 import tempfile
-import textwrap
 import time
 import uuid
 import zlib
@@ -26,7 +25,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from codecdiff.errors import InvalidValue, MissingFile, UnusableFile, UserError, did_you_mean
+from codecdiff.errors import InvalidValue, MissingFile, UnusableFile, UserError, did_you_mean, validation_issues
 
 if TYPE_CHECKING:  # the command line imports this module, and must start quickly
     from torch import Tensor
@@ -639,6 +638,8 @@ def _reason(error: Exception) -> str:
     """Return an error of a parser as the end of a sentence."""
     if isinstance(error, RecursionError):
         return f"it is nested deeper than {MAX_DEPTH} levels"
+    if mark := getattr(error, "problem_mark", None):  # of YAML
+        return f"line {mark.line + 1}, column {mark.column + 1}: {getattr(error, 'problem', error)}"
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
@@ -658,10 +659,7 @@ def check_schema(value: Any, where: str, schema: Any) -> Any:
     try:
         return _adapter(schema).validate_python(value)
     except ValidationError as error:
-        issue = error.errors()[0]
-        place = "".join(f"{name}: " for name in issue["loc"])
-        shown = textwrap.shorten(repr(issue["input"]), 80, placeholder="...")
-        raise BadDocument(f"{where} cannot be used: {place}{issue['msg']}, got {shown}.") from error
+        raise BadDocument(f"{where} cannot be used: {validation_issues(error)[0]}.") from error
 
 
 @cache

@@ -393,10 +393,10 @@ def test_an_empty_prompt_is_noted(model: Path, tmp_path: Path):
     ("options", "said"),
     [
         (["--seconds", "0"], "Invalid --seconds 0"),
-        (["--seconds", "1e9"], "less than or equal to 3600"),
+        (["--seconds", "1e9"], "expected at most 3,600"),
         (["--seconds", "nan"], "Invalid --seconds nan"),
         (["--num-inference-steps", "0"], "num_inference_steps=0"),
-        (["--loudness", "0"], "Invalid --loudness '0': input should be less than or equal to -5. Use a level in LUFS"),
+        (["--loudness", "0"], "Invalid --loudness '0': expected at most -5 or 'off'. Use a level in LUFS"),
         (["--steps", "100000"], "steps=100000"),
         (["--device", "abacus"], "Device 'abacus' cannot be used"),
     ],

@@ -379,7 +379,7 @@ def test_a_stage_sees_entries_or_raw_samples_as_told(make_pipeline: Make, monkey
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), 3601])
 def test_absurd_durations_are_refused(make_pipeline: Make, seconds: float) -> None:
-    with pytest.raises(ValueError, match=r"Invalid audio_length_in_s=.*: input should be"):
+    with pytest.raises(ValueError, match=r"Invalid audio_length_in_s=.*: expected "):
         make_pipeline()("", audio_length_in_s=seconds)
 
 
@@ -390,7 +390,7 @@ def test_absurd_steps_are_refused(make_pipeline: Make, steps: int) -> None:
 
 
 def test_nothing_cannot_be_generated(make_pipeline: Make) -> None:
-    with pytest.raises(ValueError, match="Invalid num_waveforms_per_prompt=0: input should be greater than 0"):
+    with pytest.raises(ValueError, match="Invalid num_waveforms_per_prompt=0: expected more than 0"):
         make_pipeline()("", audio_length_in_s=0.1, num_waveforms_per_prompt=0)
     with pytest.raises(ValueError, match="The list of prompts is empty"):
         make_pipeline()([], audio_length_in_s=0.1)

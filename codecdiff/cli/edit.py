@@ -30,7 +30,7 @@ from codecdiff.cli.generate import (
     new_request,
     request_of,
 )
-from codecdiff.errors import FileExists, InvalidValue
+from codecdiff.errors import FileExists, InvalidValue, validation_issues
 
 if TYPE_CHECKING:
     from codecdiff.pipeline.editing import Edit
@@ -90,9 +90,8 @@ def edit_command(edit: Callable[..., Edit]) -> Callable[..., None]:
         try:
             instance = edit(**values)
         except ValidationError as error:
-            first = error.errors()[0]
-            name, message = first["loc"][0], first["msg"][:1].lower() + first["msg"][1:]
-            raise InvalidValue(f"Invalid --{name} {first['input']}: {message}.") from error
+            issue = validation_issues(error)[0]
+            raise InvalidValue(f"Invalid --{issue.place} {issue.value}: {issue.problem}.") from error
         run_edit(instance, edit.__name__, **options)
 
     both = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*own, *shared)]

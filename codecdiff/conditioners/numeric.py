@@ -13,7 +13,7 @@ from torch import Tensor
 
 from codecdiff.config import ConfigError
 from codecdiff.config.schema import Config
-from codecdiff.errors import InvalidValue
+from codecdiff.errors import InvalidValue, validation_issues
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces.condition import Condition, ConditionTokens, Prompt, prompt_fields
 from codecdiff.interfaces.conditioner import Conditioner
@@ -73,9 +73,8 @@ class NumericConditioner(Conditioner):
         try:
             self.types = TypeAdapter(dict[str, FieldType]).validate_python(fields)
         except ValidationError as error:
-            issue = error.errors()[0]
-            path = ".".join(["fields", *map(str, issue["loc"])])
-            raise ConfigError(f"{path} = {issue['input']!r}: {issue['msg'].removeprefix('Value error, ')}.") from error
+            issue = validation_issues(error)[0]
+            raise ConfigError(f"{issue._replace(place=f'fields.{issue.place}')}.") from error
         if not self.types:
             raise ConfigError("fields={}: name at least one, as in {tempo: {low: 40, high: 220}}.")
         if width < 2 or width % 2:

@@ -24,7 +24,7 @@ from codecdiff.config.parts import (
     part_options,
     yaml_value,
 )
-from codecdiff.errors import MissingFile
+from codecdiff.errors import MissingFile, ValidationIssue, validation_issues
 from codecdiff.files import BadDocument, missing_file, read_yaml
 
 # An option that implies the part it belongs to: `splitter.stages=...` selects the grouped splitter.
@@ -33,7 +33,7 @@ OTHER_NAMES = {  # what a setting is called elsewhere
     **dict.fromkeys(("batch_size", "per_device_train_batch_size"), "train_batch_size"),
     **dict.fromkeys(("bf16", "fp16"), "mixed_precision"),
     **dict.fromkeys(("data_dir", "dataset", "train_data_dir"), "audio"),
-    **dict.fromkeys(("epochs", "max_steps", "num_train_epochs"), "max_train_steps"),
+    **dict.fromkeys(("epochs", "max_steps", "num_train_epochs", "steps"), "max_train_steps"),
     **dict.fromkeys(("eval_steps", "save_steps"), "checkpointing_steps"),
     "lr": "learning_rate",
     "output_dir": "output",
@@ -97,7 +97,7 @@ def _assign(data: dict[str, Any], model: type[BaseModel], path: Sequence[str], t
     here: Any = data
     hint: Any = model
     for depth in range(len(path) - 1):
-        key, hint = _member(here, hint, path, depth)
+        key, hint = _member(here, hint, path, depth, model)
         there = here[key] if isinstance(here, list) else here.get(key)
         if not isinstance(there, dict | list):
             here[key] = there = {"name": there} if isinstance(there, str) and part_kind(hint) else {}
@@ -105,19 +105,20 @@ def _assign(data: dict[str, Any], model: type[BaseModel], path: Sequence[str], t
     if path[-1] == "name" and part_kind(hint):
         here.clear()
     where = ".".join(path)
-    key, hint = _member(here, hint, path, len(path) - 1)
+    key, hint = _member(here, hint, path, len(path) - 1, model)
     if isinstance(hint, type) and issubclass(hint, BaseModel):
         raise ConfigError(f"'{where}' is a group of settings: write {where}.{next(iter(hint.model_fields))}=...")
     here[key] = yaml_value(text, where) if hint is None else parse_value(text, hint, where)
 
 
-def _member(here: Any, hint: Any, path: Sequence[str], depth: int) -> tuple[Any, Any]:
-    """Return the key and the type of `path[depth]` in `here`, a value of type `hint`."""
+def _member(here: Any, hint: Any, path: Sequence[str], depth: int, root: type[BaseModel]) -> tuple[Any, Any]:
+    """Return the key and the type of `path[depth]` in `here`, a value of type `hint` of a configuration `root`."""
     name, where = path[depth], ".".join(path)
     if group := _group(hint):
         names = list(group.model_fields)
         if name not in names:
-            raise ConfigError(f"Unknown setting '{where}'. Available: {', '.join(names)}.{_nearest(name, group)}")
+            near = _nearest(name, group) or _nearest(name, root, is_elsewhere=True)
+            raise ConfigError(f"Unknown setting '{where}'. Available: {', '.join(names)}.{near}")
         info = group.model_fields[name]
         mark = next((mark for mark in info.metadata if isinstance(mark, PartOf)), None)
         return name, Annotated[Any, mark] if mark else info.annotation
@@ -131,15 +132,17 @@ def _member(here: Any, hint: Any, path: Sequence[str], depth: int) -> tuple[Any,
     raise ConfigError(f"'{path[depth - 1]}' in '{where}' is a single value: write {'.'.join(path[:depth])}=...")
 
 
-def _nearest(name: str, group: type[BaseModel]) -> str:
+def _nearest(name: str, group: type[BaseModel], *, is_elsewhere: bool = False) -> str:
     """Return the end of an error message: the setting of a group that has a name elsewhere or in a group inside it."""
     inner = {key: _group(info.annotation) for key, info in group.model_fields.items()}
     places = {sub: f"{key}.{sub}" for key, fields in inner.items() if fields for sub in fields.model_fields}
     places |= {key: key for key in inner}
+    words = [
+        place for key, place in [*zip(inner, inner, strict=True), *places.items()] if name in key.split("_")
+    ]  # as in train_steps
     if place := places.get(OTHER_NAMES.get(name, name)):
         return f" Did you mean '{place}'?"
-    words = [key for key in inner if name in key.split("_")]  # as in steps, of max_train_steps
-    return did_you_mean(name, inner) or (f" Did you mean '{words[0]}'?" if words else "")
+    return did_you_mean(name, () if is_elsewhere else inner) or (f" Did you mean '{words[0]}'?" if words else "")
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
@@ -226,21 +229,24 @@ def validate_config(model: type[Model], data: Any, file: Path, assignments: Sequ
 
 
 def _validated(model: type[Model], data: dict[str, Any], file: Path, *, is_partial: bool = False) -> Model:
-    """Validate a configuration; of a partial one, settings may be missing."""
+    """Validate a configuration: a partial one is that of the file, in which settings may be missing."""
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        lines = [_explain(model, issue) for issue in error.errors() if not (is_partial and issue["type"] == "missing")]
-        if lines:
-            raise ConfigError("\n".join([f"{file} cannot be used:", *lines])) from error
-        return model.model_construct()
+        issues = validation_issues(error)
+        is_missing = any(issue.type == "missing" for issue in issues)
+        lines = [_explain(model, issue) for issue in issues if not (is_partial and issue.type == "missing")]
+        if not lines:
+            return model.model_construct()
+        if is_partial or is_missing or len(lines) > 1:
+            lines = [f"{file} cannot be used:" if is_partial or is_missing else "Invalid settings:", *lines]
+        raise ConfigError("\n  ".join(lines)) from error
 
 
-def _explain(model: type[BaseModel], issue: Any) -> str:
-    place = ".".join(map(str, issue["loc"]))
-    if issue["type"] == "extra_forbidden":
+def _explain(model: type[BaseModel], issue: ValidationIssue) -> str:
+    if issue.type == "extra_forbidden":
         try:
-            override({}, model, [f"{place}="])
+            override({}, model, [f"{issue.place}="])
         except ConfigError as error:
-            return f"  {error}"
-    return f"  {place} = {issue['input']!r}: {issue['msg']}"
+            return str(error)
+    return f"{issue}."

@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, InstanceOf, TypeAda
 from pydantic_core import to_jsonable_python
 
 from codecdiff import files, registry
-from codecdiff.errors import ConfigError, did_you_mean
+from codecdiff.errors import ConfigError, did_you_mean, validation_issues
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -101,11 +101,11 @@ def _validated(value: Any, hint: Any, where: str, part_type: Callable[[str], Any
     try:
         return _adapter(hint, part_type).validate_python(value)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join([where, *map(str, first["loc"])])
+        first, issue = error.errors()[0], validation_issues(error)[0]
+        place = ".".join(filter(None, [where, issue.place]))
         if isinstance(cause := first.get("ctx", {}).get("error"), ConfigError):  # of a part inside
             raise ConfigError(f"{place}: {cause}") from error
-        raise ConfigError(f"{place} = {first['input']!r}: {first['msg'].removeprefix('Value error, ')}.") from error
+        raise ConfigError(f"{issue._replace(place=place)}.") from error
 
 
 def parse_value(text: str, hint: Any, where: str) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from codecdiff.files import DamagedFile, atomic_write_text, parse_json, read_bytes, sha256
+from codecdiff.files import BadDocument, DamagedFile, atomic_write_text, parse_json, read_bytes, sha256
 
 __all__ = ["FILES", "SEAL", "read_sealed", "seal", "sealed_text", "verify_file", "write_sealed"]
 
@@ -42,7 +42,10 @@ def read_sealed(file: Path, digests: dict[str, str] | None = None, name: str = "
     Raises DamagedFile if it is not what was written, and BadDocument if it is not JSON.
     """
     contents = read_bytes(file)
-    spec = parse_json(contents, str(file))
+    try:
+        spec = parse_json(contents, str(file))
+    except BadDocument as error:
+        raise BadDocument(f"{error} Correct it there, or copy the file again from where it came from.") from error
     if isinstance(spec, dict) and (FILES in spec or SEAL in spec):
         start, own, end = contents.rpartition(str(spec.get(SEAL) or None).encode())
         files = spec.get(FILES)

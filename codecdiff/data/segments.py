@@ -20,7 +20,7 @@ from torch import Tensor
 from codecdiff.config import ConfigError
 from codecdiff.config.schema import Config
 from codecdiff.data.audio import MAX_SECONDS, BadAudio, seconds_of, stream_audio
-from codecdiff.errors import InvalidValue
+from codecdiff.errors import InvalidValue, validation_issues
 from codecdiff.interfaces.codec import Codec
 
 SILENT = 1e-5  # amplitude, -100 dBFS: a lower level is silence, which no gain makes louder
@@ -64,7 +64,7 @@ class SegmentConfig(Config):
         try:
             return cls(**options)
         except ValidationError as error:
-            issues = [" ".join([*map(str, each["loc"]), each["msg"].removeprefix("Input ")]) for each in error.errors()]
+            issues = [str(issue) if issue.place else issue.problem for issue in validation_issues(error)]
             raise ConfigError(f"Invalid segments: {'; '.join(issues)}.") from error
 
     @property

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationErr
 
 from codecdiff.config.schema import Fraction, Guidance, GuidanceMethod, Interval, SamplingConfig
 from codecdiff.data.sealed import FILES, SEAL, read_sealed, write_sealed
-from codecdiff.errors import InvalidValue, did_you_mean
+from codecdiff.errors import InvalidValue, did_you_mean, validation_issues
 from codecdiff.files import check_schema
 from codecdiff.interfaces import Prompt, prompt_fields
 
@@ -159,9 +159,9 @@ class GenerationConfig(BaseModel):
         try:
             return type(self)(**{**dict(self), **values}) if values else self
         except ValidationError as error:
-            issue = error.errors()[0]
-            name, message = str(issue["loc"][0]), issue["msg"][:1].lower() + issue["msg"][1:]
-            raise InvalidValue(f"Invalid {name}={values[name]!r}: {message}.{HINTS.get(name, '')}") from error
+            issue = validation_issues(error)[0]
+            name = issue.place.partition(".")[0]
+            raise InvalidValue(f"Invalid {name}={values[name]!r}: {issue.problem}.{HINTS.get(name, '')}") from error
 
 
 def usual_preset(quality: Quality, sampling: SamplingConfig, train_scheduler: Any) -> dict[str, Any]:

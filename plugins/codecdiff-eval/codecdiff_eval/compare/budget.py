@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from codecdiff import config
 from codecdiff.config import ExperimentConfig, TrainConfig
 from codecdiff.diffusion import num_passes, set_timesteps
-from codecdiff.errors import InvalidValue, UnknownName, UserError, did_you_mean
+from codecdiff.errors import InvalidValue, UnknownName, UserError, did_you_mean, validation_issues
 from codecdiff.interfaces import Condition
 from codecdiff.pipeline import Pipeline, Stage
 from codecdiff.profiling import OperationCounter, attainable_flops, blank_input, count_step
@@ -88,8 +88,11 @@ def make_variants(comparison: CompareConfig) -> list[Variant]:
             costs = stage_costs(experiment, comparison.evaluation.seconds)
             budget = budget or training_flops(costs)  # of the first variant that is trained
             steps = affordable_steps(costs, budget, comparison.budget_split)
-        except (UserError, ValidationError) as error:
+        except UserError as error:
             raise config.ConfigError(f"The variant '{name}' is invalid: {error}") from error
+        except ValidationError as error:
+            issues = "; ".join(map(str, validation_issues(error)))
+            raise config.ConfigError(f"The variant '{name}' is invalid: {issues}.") from error
         variants.append(Variant(name, _with_steps(experiment, costs, steps), tuple(costs), tuple(steps)))
     readers = [new_pipeline(variant.experiment, skeleton=True) for variant in variants]
     _require_controls(comparison.evaluation.controls, readers, "evaluation.controls")
