@@ -282,7 +282,7 @@ def audit_memorization(
     unseen = "track that the model was not trained on, to compare with: name a store of such music with --fresh"
     clips = {FRESH: _crops(*other, frames, settings.clips, settings.seed, unseen)}
     planted = _crops(store, trained, frames, max(4, settings.clips // 4), settings.seed + 1, "training track")
-    announce("generating")
+    announce(f"generating {settings.clips} clips")
     prompts = _prompts(store, trained, settings.clips, settings.seed)
     codes = torch.cat(list(pipeline.generate_codes(prompts, frames, seed=settings.seed)))
     audio = (pipeline.decode([clip[None]]) for clip in planted)

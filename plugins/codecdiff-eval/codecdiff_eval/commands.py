@@ -183,6 +183,7 @@ def compare(
     from codecdiff_eval.compare.budget import cost_table, describe_costs, make_variants
     from codecdiff_eval.compare.config import CompareConfig
     from codecdiff_eval.compare.experiment import Experiment
+    from codecdiff_eval.compare.runs import require_music
     from codecdiff_eval.inputs import load_engine
     from codecdiff_eval.report import console_table
 
@@ -192,6 +193,8 @@ def compare(
     if not plan:
         require_writable(output)
     variants = make_variants(comparison)
+    if not plan:
+        require_music(variants)
     out.print(console_table(cost_table(variants)))
     out.print(describe_costs(comparison, variants, "cpu" if device == "cpu" else ""), soft_wrap=True)
     if not plan:
@@ -236,8 +239,7 @@ def audit(
     require_writable(output)
     trained_on, other = CodeStore(store), CodeStore(fresh) if fresh else None
     pipeline = load(model, allow_local_parts=allow_local_parts).to(select_device(device))
-    with err.status("Loading") as status:
-        result = audit_memorization(pipeline, trained_on, settings, fresh=other, announce=status.update)
+    result = audit_memorization(pipeline, trained_on, settings, fresh=other, announce=log)
     write_audited(result, pipeline, trained_on, output, model if model_card else "", as_json)
 
 

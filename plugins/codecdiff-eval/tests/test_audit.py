@@ -181,5 +181,6 @@ def test_the_command_audits_a_model_folder(make_pipeline, stores, tmp_path):
     options = ["-o", str(tmp_path / "out"), "--n", "4", "--seconds", "1.5", "--window", "1", "--model-card", "--json"]
     ran = CliRunner().invoke(app, [*words, *options, "--allow-local-parts"])
     assert ran.exit_code == 0, ran.output
+    assert "generating 4 clips" in ran.stderr
     assert json.loads(ran.stdout)["sets"][CUT]["rate"]["value"] == 1
     assert "Planted copies found: 4 of 4" in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")

@@ -535,10 +535,15 @@ def test_a_comparison_is_interrupted_resumes_and_is_written(
 
     planned = compare("--plan")
     assert "3 variants × 2 seeds" in planned.output
+    assert "parameters" in planned.output
     assert re.search(
         r"Estimated time on 1 x \w+: at least [\dsmin h]+ to train and [\dsmin h]+ to generate", planned.output
     )
     assert not output.exists()
+    silent = compare("experiment.data.audio=gone")
+    assert "data.audio is gone, which does not exist" in silent.output
+    assert "parameters" not in silent.output
+    assert not list(output.rglob("*"))
     monkeypatch.setattr(StageTrainer, "step", interrupted)
     stopped = compare()
     assert stopped.exit_code != 0
