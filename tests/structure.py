@@ -125,7 +125,7 @@ BUILTIN_RAISES = {
         (
             "codecdiff/cli/doctor.py describe_audio",
             "codecdiff/data/audio_writer.py write_audio",
-            "codecdiff/files.py _decode",
+            "codecdiff/files/documents.py _decode",
             "codecdiff/pipeline/untrusted.py _stage_name",
             "codecdiff/splitters.py parse_range",
             "plugins/codecdiff-datasets/codecdiff_datasets/captioners/chat_server.py ChatServer._post",

@@ -307,7 +307,7 @@ def test_a_crash_while_saving_leaves_no_model(
         raise OSError("No space left on device")
 
     with monkeypatch.context() as broken:
-        broken.setattr("codecdiff.files.save_tensors", fail)
+        broken.setattr("codecdiff.files.tensors.save_tensors", fail)
         with pytest.raises(OSError, match="No space"):
             make_pipeline().save_pretrained(tmp_path)
     assert not load_codec_state(tmp_path, make_pipeline().codec)

@@ -31,7 +31,6 @@ from codecdiff.data.sealed import seal, write_sealed
 from codecdiff.data.shards import MAX_MAPPED, ROWS, SHARD_FILES, block_checksums
 from codecdiff.errors import UserError
 from codecdiff.files import (
-    MAX_BYTES,
     BadDocument,
     lock_folder,
     parse_json,
@@ -41,6 +40,7 @@ from codecdiff.files import (
     sha256,
     write_parquet,
 )
+from codecdiff.files.documents import MAX_BYTES
 from codecdiff.pipeline.untrusted import SWITCH, leads_outside
 from codecdiff.training import read_logs
 

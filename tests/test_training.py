@@ -534,7 +534,7 @@ def test_a_save_that_fails_leaves_the_stage_as_it_was(
         yield b"half"
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("codecdiff.files._safetensors_blocks", fail)
+    monkeypatch.setattr("codecdiff.files.tensors._safetensors_blocks", fail)
     with pytest.raises(UserError, match=r"model\.safetensors' cannot be written: No space left on device"):
         save_stage(tmp_path, stage)
     assert before == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
