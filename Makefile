@@ -121,7 +121,7 @@ define NEW_VENV
 endef
 
 $(READY): pyproject.toml $(addsuffix /pyproject.toml,$(NEEDED)) constraints.txt
-	@echo "Installing into $(VENV): about two minutes"
+	@echo "Installing into $(VENV): about three minutes"
 	$(NEW_VENV)
 	$(INSTALL) --no-build-isolation --editable '.[train]' \
 		$(addprefix --editable ,$(filter-out %-starter,$(NEEDED))) --editable 'plugins/codecdiff-starter[demo]'

@@ -43,7 +43,7 @@ EXPECTED = {  # by the beginning of the type of an issue of pydantic, with what 
     "too_long": "at most {max_length} values",
     "too_short": "at least {min_length} values",
 }
-NAMES = {"extra_forbidden": "is not a known name", "missing": "is missing"}  # what is wrong with a name
+NAMES = {"extra_forbidden": "is not a known name", "missing": "is missing: add it"}  # what is wrong with a name
 # Names of the members of a union, which pydantic puts among those of settings.
 BRANCH = re.compile(r"(int|float|str|bool)$|(literal|list|dict|tuple|constrained|function|is-instance)[-\[]")
 

@@ -70,6 +70,8 @@ def train(file: Path, overrides: Sequence[str] = (), plan: Mapping[str, Any] | N
     e = config.load_config(Experiment, file, overrides)
     if plan is not None:
         raise InvalidValue("--plan counts what training a whole model takes: leave out either it or --adapter.")
+    if (e.output / "model").exists():
+        raise InvalidValue(f"'{e.output}' holds a trained model. Choose another folder for the adapter: output=FOLDER.")
     pipeline, selected = open_model(e)
     if run(e, pipeline, selected, new_trainer, write_folder, "without the adapter"):
         end_run(e, pipeline.load_adapter(e.output))

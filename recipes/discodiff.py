@@ -16,9 +16,9 @@ from accelerate import Accelerator
 from codecdiff.recipes import check_folders  # pyright: ignore[reportMissingImports]  # this folder, as installed
 from pydantic import Field
 from rich.console import Console
-from rich.progress import track
 
 from codecdiff import Pipeline, config, training
+from codecdiff.cli.console import track
 from codecdiff.data.audio_writer import write_audio
 from codecdiff.data.code_store import CodeStore
 from codecdiff.files import atomic_write_text
@@ -66,7 +66,7 @@ def train(file: Path, overrides: Sequence[str] = (), plan: Mapping[str, Any] | N
     console.quiet = not accelerator.is_main_process  # one process reports
     for name in unused:
         console.log(f"{file.name}'s settings of '{name}' are unused: the stages are {', '.join(pipeline.stage_names)}")
-    console.log(f"Output: {e.output}")
+    console.log(f"Music: {e.data.audio or e.store}. Output: {e.output}")
     train_stages(e, accelerator, pipeline, selected)
     accelerator.end_training()
     if accelerator.is_main_process and len(pipeline.stages) == len(pipeline.stage_names):
@@ -83,7 +83,7 @@ def train_stages(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, se
     with accelerator.main_process_first():
         store = training.open_data(e, pipeline, e.store, e.model, console.log)
         e.prompts = e.prompts or spread_captions(store, pipeline.conditioner)
-        progress = partial(track, description="prompts", console=console, transient=True)
+        progress = partial(track, what="Encoding prompts", console=console)
         training.prepare_prompts(pipeline, store, e.prompts, track=progress, report=console.log)
     for i in selected:
         with training.lock_stage(e.model, pipeline.stage_names[i], is_main_process=accelerator.is_main_process):
@@ -120,9 +120,8 @@ def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, sto
                 console.log(str(error))
 
     options = {"report": console.log, "log": lambda row, line: console.log(line), "after_step": write_validation_sample}
-    progress = partial(track, description=name, console=console)
     with record_training(e, pipeline, store, trainer, e.model, Path(__file__)):
-        trainer.train(data, e.model, track=progress, **options)
+        trainer.train(data, e.model, track=partial(track, what=name, console=console), **options)
     console.log(training.no_progress_note(name, trainer.rows) or f"{name} is trained")
     accelerator.wait_for_everyone()
 

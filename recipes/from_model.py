@@ -10,9 +10,9 @@ from accelerate import Accelerator
 from codecdiff.recipes import check_folders  # pyright: ignore[reportMissingImports]  # this folder, as installed
 from codecdiff.recipes.discodiff import console  # pyright: ignore[reportMissingImports]  # as installed
 from pydantic import Field
-from rich.progress import track
 
 from codecdiff import Pipeline, config, training
+from codecdiff.cli.console import track
 from codecdiff.config import Config, DataConfig, TrainConfig
 from codecdiff.data.encoding.encode import open_store
 from codecdiff.errors import ConfigError
@@ -80,7 +80,7 @@ def train_stage(e: FromModel, accelerator: Accelerator, trainer: training.StageT
         change = row["validation_loss"] / before - 1
         console.log(f"{line}; {abs(change):.1%} {'lower' if change < 0 else 'higher'} than {base} ({before:.4g})")
 
-    progress = partial(track, description=name, console=console)
+    progress = partial(track, what=name, console=console)
     trainer.train(data, e.folder, log=log, track=progress, report=console.log)
     if note := training.no_progress_note(name, trainer.rows, before):
         console.log(note)
@@ -127,7 +127,7 @@ def run(
     if accelerator.is_fsdp2:
         raise ConfigError("Adapters and distilled stages are not sharded. Launch with --multi_gpu instead of FSDP.")
     console.quiet = not accelerator.is_main_process  # one process reports
-    console.log(f"Output: {e.output}")
+    console.log(f"Music: {e.data.audio or place}. Output: {e.output}")
     pipeline.to(accelerator.device)
     with accelerator.main_process_first():
         codec: Any = pipeline.codec
@@ -135,7 +135,7 @@ def run(
         store = open_store(place, e.data.audio, codec.codec, config.to_config("codecs", codec.codec), **own)
         write_folder(e, pipeline, {**store.summary(), "hash": training.rows_hash(store)})
         e.prompts = e.prompts or spread_captions(store, pipeline.conditioner)
-        progress = partial(track, description="prompts", console=console, transient=True)
+        progress = partial(track, what="Encoding prompts", console=console)
         training.prepare_prompts(pipeline, store, e.prompts, track=progress, report=console.log)
     for i in selected:
         with training.lock_stage(e.folder, pipeline.stage_names[i], is_main_process=accelerator.is_main_process):

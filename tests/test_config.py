@@ -394,7 +394,7 @@ class Everything(BaseModel, extra="forbid"):
         ({"count": -1}, ["count = -1: expected more than 0"]),
         ({"name": 3}, ["name = 3: expected 'x' or 'y'"]),
         ({"values": [1, math.nan]}, ["values.1 = nan: expected a finite number"]),
-        ({"pair": (1,)}, ["pair.1 is missing"]),
+        ({"pair": (1,)}, ["pair.1 is missing: add it"]),
         ({"flag": "maybe", "other": 1}, ["flag = 'maybe': expected true or false", "other is not a known name"]),
     ],
 )

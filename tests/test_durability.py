@@ -193,6 +193,13 @@ def test_a_save_that_was_killed_while_it_published_is_read_whole(home: Path, mak
     assert codecdiff.load(home.parent).stages[0].facts["steps"] == 4
 
 
+def test_the_description_of_a_checkpoint_in_place_of_the_published_one_is_noticed(home: Path) -> None:
+    newest, _ = stage_folder.generations(home)
+    shutil.copyfile(newest / "stage.json", home / "stage.json")
+    with pytest.warns(UserWarning, match=r"primary/stage\.json' is that of a checkpoint: the stage of '.*' is read"):
+        assert codecdiff.load(home.parent).stages[0].facts["steps"] == 6
+
+
 def test_a_log_that_is_replaced_while_it_is_read_is_read_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected, log, sources = read_logs(home.parent, ["primary"]), (home / "log.jsonl").read_text(), list[Path]()
     read_stage_config = stage_folder.read_stage_config

@@ -257,27 +257,27 @@ def test_a_run_is_resumed_as_what_it_is_or_says_what_has_changed(
     check_states(*stages(), tmp_path / "model")
     half, twice, drawn = {"validation_fraction": 0.5}, {"gradient_accumulation_steps": 2}, {"noise_device": "device"}
     for change, line in (
-        ({"seed": 1}, r"seed is 0 there, 1 here; split_seed is 0 there, 1 here"),
-        ({"data": experiment.data.model_copy(update=half)}, r"validation_fraction is 0\.1 there, 0\.5 here"),
-        ({"train": experiment.train.model_copy(update=twice)}, r"gradient_accumulation_steps is 1 there, 2 here"),
-        ({"train": experiment.train.model_copy(update=drawn)}, r'noise_device is "cpu" there, "device" here'),
+        ({"seed": 1}, r"seed changes from 0 to 1; split_seed changes from 0 to 1"),
+        ({"data": experiment.data.model_copy(update=half)}, r"validation_fraction changes from 0\.1 to 0\.5"),
+        ({"train": experiment.train.model_copy(update=twice)}, r"gradient_accumulation_steps changes from 1 to 2"),
+        ({"train": experiment.train.model_copy(update=drawn)}, r'noise_device changes from "cpu" to "device"'),
     ):
         with pytest.raises(UserError, match=rf"secondary was trained with other settings: {line}.*--allow-changes"):
             check_states(*stages(**change), tmp_path / "model")
     allowed = experiment.model_copy(update={"seed": 1, "allow_changes": True})
     trainer = new_trainer(allowed, pipeline, 1, tmp_path / "model")
     assert trainer.stage.facts["changes"] == [
-        f"from step 0 on, {key} is 0 there, 1 here" for key in ("seed", "split_seed")
+        f"from step 0 on, {key} changes from 0 to 1" for key in ("seed", "split_seed")
     ]
     trainer.save(tmp_path / "model")
     again = new_trainer(experiment.model_copy(update={"seed": 1}), pipeline, 1, tmp_path / "model")
     assert again.stage.facts["changes"] == trainer.stage.facts["changes"]
-    assert "from step 0 on, seed is 0 there, 1 here" in render_model_card(tmp_path / "model")
+    assert "from step 0 on, seed changes from 0 to 1" in render_model_card(tmp_path / "model")
 
     longer = experiment.train.model_copy(update={"loss": "l2", "max_train_steps": 9_999})
     options: Any = {"train": longer, "seed": 1}
     resumed = new_trainer(experiment.model_copy(update=options), pipeline, 1, tmp_path / "model").stage.facts
-    assert resumed["changes"][2:] == ['from step 0 on, loss is "l1" there, "l2" here']
+    assert resumed["changes"][2:] == ['from step 0 on, loss changes from "l1" to "l2"']
     trainer.step_count = trainer.config.max_train_steps  # nothing is left to train: the record stays
     trainer.save(tmp_path / "model")
     options = {"train": experiment.train.model_copy(update={"loss": "l2"}), "seed": 2, "allow_changes": True}

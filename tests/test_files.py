@@ -216,7 +216,7 @@ def test_one_process_holds_a_folder_until_it_is_killed(tmp_path: Path) -> None:
             pytest.raises(
                 FolderLocked,
                 match=rf"run' is being written by another run \(process {process.pid} on {platform.node()}, since "
-                r"\d{4}-\d\d-\d\d [\d: +-]+\)\. Wait, or name another",
+                r"\d{4}-\d\d-\d\d [\d: +-]+\)\. Wait for it to end",
             ),
             lock_folder(folder),
         ):

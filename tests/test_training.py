@@ -434,6 +434,19 @@ def test_ctrl_c_stops_after_a_step_that_is_saved_and_resuming_ends_with_the_same
 
 
 @pytest.mark.usefixtures("_ctrl_c_raises")
+def test_ctrl_c_while_the_last_step_is_saved_stops_too(
+    trainer_of: Callable[..., StageTrainer], data: StageData, tmp_path: Path
+) -> None:
+    def interrupt(row: Any, line: str) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    trainer = trainer_of(max_train_steps=2)
+    with pytest.raises(KeyboardInterrupt, match=r"Stopped after step 2 of 2 of secondary, which is saved\."):
+        trainer.train(data, tmp_path, {2}, log=interrupt)
+    assert trainer_of(max_train_steps=2).resume(tmp_path)
+
+
+@pytest.mark.usefixtures("_ctrl_c_raises")
 def test_a_second_ctrl_c_stops_at_once_and_saves_nothing(
     trainer_of: Callable[..., StageTrainer], data: StageData, tmp_path: Path
 ) -> None:

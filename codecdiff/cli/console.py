@@ -8,11 +8,11 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from unicodedata import category
 
 import typer
@@ -47,6 +47,7 @@ __all__ = [
     "progress",
     "select_device",
     "ticker",
+    "track",
 ]
 
 # What a system refuses to do with a file, whatever a program does
@@ -56,7 +57,10 @@ REFUSALS = {
     *(errno.ENOTDIR, errno.EPERM, errno.EROFS),
 }
 INVISIBLE = ("Cc", "Cf", "Cs")  # categories of Unicode: control, format, surrogate
+STOPPED = "Stopped. Run the same command again to resume."
 CLOCK = re.compile(r"(?:(\d+):(?=\d\d:))?(\d+):(\d\d(?:\.\d*)?)", re.ASCII)  # h:mm:ss, m:ss
+
+Item = TypeVar("Item")
 
 Force = Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -110,12 +114,16 @@ def error_line(error: BaseException) -> str:
 def errors_as_sentences(*, debug: bool | None = None) -> Iterator[None]:
     """Show an error that a user can fix as a sentence, and exit with status 1; with `debug`, let it through.
 
-    That is a UserError, or a refusal of the system such as a full disk. Any other exception is a bug and passes.
+    Ctrl+C is a sentence and status 130. What a user can fix is a UserError, or a refusal of the system such as a full
+    disk. Any other exception is a bug and passes.
     `debug` is whether CODECDIFF_DEBUG is set, unless specified.
     """
     debug = bool(os.environ.get("CODECDIFF_DEBUG")) if debug is None else debug
     try:
         yield
+    except KeyboardInterrupt as stop:
+        err.print(str(stop) or STOPPED, soft_wrap=True)
+        sys.exit(130)
     except (UserError, OSError) as error:
         sentence = str(error) if isinstance(error, UserError) else _refusal(error)
         if debug or not sentence:
@@ -202,7 +210,7 @@ def folded_table(*columns: str, title: str | None = None) -> Table:
 
 
 @contextmanager
-def progress(what: str, total: int | None) -> Iterator[Callable[..., None]]:
+def progress(what: str, total: int | None, console: Console | None = None) -> Iterator[Callable[..., None]]:
     """Show a bar with the time that is left; yields the function that updates how many, and of how many, are done.
 
     Without a terminal, a line says so at the end, and once in a minute.
@@ -210,17 +218,26 @@ def progress(what: str, total: int | None) -> Iterator[Callable[..., None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+    console = console or err
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task, printed = bar.add_task(what, total=total), time.monotonic()
 
         def update(done: int, of: int | None = total) -> None:
             nonlocal printed
             bar.update(task, completed=done, total=of)
-            if not err.is_terminal and (done == of or time.monotonic() - printed >= 60):
+            if not console.is_terminal and (done == of or time.monotonic() - printed >= 60):
                 printed = time.monotonic()
-                err.print(f"{what}: {done} of {of}", soft_wrap=True)
+                console.print(f"{what}: {done} of {of}", soft_wrap=True)
 
         yield update
+
+
+def track(items: Sequence[Item], *, what: str, console: Console | None = None) -> Iterator[Item]:
+    """Yield items, with the progress of what is done with them."""
+    with progress(what, len(items), console) as update:
+        for count, item in enumerate(items, 1):
+            yield item
+            update(count)
 
 
 @contextmanager

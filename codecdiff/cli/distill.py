@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
-from codecdiff.cli.train import STOPPED, AllowChanges, adapted, config_file, installed_recipe
+from codecdiff.cli.train import AllowChanges, adapted, config_file, installed_recipe
 
 
 def distill(
@@ -28,7 +27,4 @@ def distill(
     named = [f"start_from={model}", f"stage={stage}", f"distill.steps={steps}"]
     file = config_file(config)
     changes = ["allow_changes=true"] if allow_changes else []
-    try:
-        installed_recipe("distill")(file, [*adapted([*(overrides or []), *named], file, "distilled"), *changes])
-    except KeyboardInterrupt as stop:
-        sys.exit(str(stop) or STOPPED)
+    installed_recipe("distill")(file, [*adapted([*(overrides or []), *named], file, "distilled"), *changes])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -17,14 +16,17 @@ from codecdiff.files import read_yaml
 __all__ = ["config_file", "default_output", "recipe_command", "run_recipe", "train"]
 
 AllowChanges = Annotated[bool, typer.Option("--allow-changes", help="Resume with another seed, split or music.")]
-STOPPED = "Stopped. Finished shards of encoded music and checkpoints are kept: run the same command again to resume."
 Recipe = Callable[..., None]  # (configuration file, overrides, what a plan assumes or None)
 
 
 def train(
     context: typer.Context,
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, as in train.max_train_steps=100.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="Settings, as in data.audio=FOLDER output=runs/mine train.max_train_steps=100.",
+        ),
     ] = None,
     config: Annotated[
         str | None,
@@ -52,16 +54,18 @@ def train(
     recipe, usual = context.obj or (installed_recipe("discodiff" if adapter is None else "adapter"), usual)
     assumptions = {"devices": devices, "device": device, "utilization": utilization, "hours": hours}
     assumptions = {name: value for name, value in assumptions.items() if value is not None}
-    if assumptions and not plan:
-        raise InvalidValue(f"--{next(iter(assumptions))} is for --plan alone: `accelerate launch` selects devices.")
-    try:
-        changes = ["allow_changes=true"] if allow_changes else []
-        changes += [] if adapter is None else [f"adapter.type={adapter}"]
-        file = config_file(config or usual)
-        kind = adapter or ("" if usual == "starter" else usual)
-        recipe(file, [*adapted(overrides or [], file, kind), *changes], assumptions if plan else None)
-    except KeyboardInterrupt as stop:
-        sys.exit(str(stop) or STOPPED)
+    is_placed = any(text.startswith("device=") for text in overrides or ())
+    if is_placed or (assumptions and not plan):
+        name = "device" if is_placed else next(iter(assumptions))
+        raise InvalidValue(
+            f"--{name} is for --plan alone. Training uses the first GPU, or the CPU if there is none: select "
+            "another with CUDA_VISIBLE_DEVICES, or several with `accelerate launch`."
+        )
+    changes = ["allow_changes=true"] if allow_changes else []
+    changes += [] if adapter is None else [f"adapter.type={adapter}"]
+    file = config_file(config or usual)
+    kind = adapter or ("" if usual == "starter" else usual)
+    recipe(file, [*adapted(overrides or [], file, kind), *changes], assumptions if plan else None)
 
 
 def installed_recipe(name: str) -> Recipe:

@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from functools import reduce
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -71,7 +72,22 @@ def override(data: Mapping[str, Any], model: type[BaseModel], assignments: Seque
                         f"is another part, '{own}'. Set {where}=... too.",
                         stacklevel=2,
                     )
+    _check_implied(result, pairs)
     return result
+
+
+def _check_implied(data: Any, pairs: Sequence[tuple[Sequence[str], str]]) -> None:
+    """Raise ConfigError where one assignment names a part and another one an option that selects a different part."""
+    for *place, option in (path for path, _ in pairs):
+        named = [text for path, text in pairs if [*path] in (place, [*place, "name"])]
+        implied = [name for (_, implying), name in IMPLIED.items() if implying == option]
+        if named and implied and named[-1] != implied[0]:
+            part = reduce(lambda here, key: here[int(key)] if isinstance(here, list) else here[key], place, data)
+            if part.get("name") == implied[0]:
+                where = ".".join(place)
+                raise ConfigError(
+                    f"{where}={named[-1]} contradicts {where}.{option}, which selects '{implied[0]}'. Leave one out."
+                )
 
 
 def _assign_again(row: Any, data: Mapping[str, Any], model: type[BaseModel], path: Sequence[str], text: str) -> bool:
@@ -249,4 +265,4 @@ def _explain(model: type[BaseModel], issue: ValidationIssue) -> str:
             override({}, model, [f"{issue.place}="])
         except ConfigError as error:
             return str(error)
-    return f"{issue}."
+    return str(issue).rstrip(".") + "."

@@ -56,7 +56,9 @@ def lock_path(path: Path, *, timeout: float = 0) -> Iterator[None]:
             with suppress(OSError, ValueError, KeyError, TypeError):  # the other may not have written it yet
                 by = json.loads(file.read_text(encoding="utf-8"))
                 holder = f" (process {by['process']} on {by['host']}, since {by['since']})"
-            raise FolderLocked(f"'{path}' is being written by another run{holder}. Wait, or name another.") from error
+            raise FolderLocked(
+                f"'{path}' is being written by another run{holder}. Wait for it to end, or choose another output."
+            ) from error
         except (OSError, NotImplementedError):
             pass
         else:

@@ -109,7 +109,9 @@ class CascadePipeline(BasePipeline):
     def _checked_stages(self, options: GenerationConfig, prompts: Sequence[Prompt], partial: bool) -> list[Stage]:
         """Return the stages as these options sample them. Raises InvalidValue for what the model cannot generate."""
         if not partial and (missing := self.stage_names[len(self.stages) :]):
-            raise InvalidValue(f"Stage {missing[0]} is not trained. Train it first: stage={missing[0]}.")
+            raise InvalidValue(
+                f"Stage {missing[0]} is not trained yet. Run the command that trains the model again, for all stages."
+            )
         stages = self.sampled_stages(options)
         for stage in stages:
             resolve_guidance(stage.sampling.guidance_scale, self.conditioner)

@@ -167,20 +167,22 @@ def write_parts(
     check_same_model(folder, spec, state)
 
 
-def config_differences(saved: Any, current: Any, name: str) -> list[str]:
+def config_differences(
+    saved: Any, current: Any, name: str, wording: str = "{name} is {saved} there, {current} here"
+) -> list[str]:
     """Return the differences of two nested mappings, as in "denoiser.width is 64 there, 96 here".
 
     The options of parts with different names are not compared.
     """
     if isinstance(saved, Mapping) and isinstance(current, Mapping):
         keys = dict.fromkeys([*saved, *current] if saved.get("name") == current.get("name") else ["name"])
-        return [line for k in keys for line in config_differences(saved.get(k), current.get(k), f"{name}.{k}")]
+        return [line for k in keys for line in config_differences(saved.get(k), current.get(k), f"{name}.{k}", wording)]
     if saved is None and name.endswith(".revision"):  # it was unknown when the folder was written
         return []
     if saved == current:  # as 0 and 0.0
         return []
     saved, current = json.dumps(saved), json.dumps(current)
-    return [] if saved == current else [f"{name} is {saved} there, {current} here"]
+    return [] if saved == current else [wording.format(name=name, saved=saved, current=current)]
 
 
 def check_same_model(folder: Path, spec: dict[str, Any], state: dict[str, Tensor] | None = None) -> None:
@@ -197,7 +199,8 @@ def check_same_model(folder: Path, spec: dict[str, Any], state: dict[str, Tensor
     if tensors.keys() != state.keys() or any(not torch.equal(tensors[k].float(), state[k].float()) for k in state):
         differences.append("the fitted state of the codec differs")
     if differences:
-        raise InvalidValue(f"{folder} holds another model: {'; '.join(differences)}. Use another output, or delete it.")
+        listed = "; ".join(differences).replace("codec.codec.", "codec.")  # within the one that normalizes latents
+        raise InvalidValue(f"{folder} holds another model: {listed}. Use another output, or delete it.")
     warn_of_code_changes(saved.get("code", {}), spec.get("code", {}), folder)
 
 

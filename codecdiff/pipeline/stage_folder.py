@@ -96,8 +96,9 @@ def load_weights(home: Path, digests: dict[str, str] | None = None) -> tuple[dic
 
     before = _status(home / STAGE_FILE)
     folder, (spec, tensors, hashes) = _read_published(home, WEIGHTS_FILE, read)
-    if folder != home and before == _status(home / STAGE_FILE):
-        what = "of an earlier step" if before else "missing"
+    is_of_checkpoint = folder == home and STATE_FILE in spec.get(FILES, {})
+    if is_of_checkpoint or (folder != home and before == _status(home / STAGE_FILE)):
+        what = "that of a checkpoint" if is_of_checkpoint else "of an earlier step" if before else "missing"
         warnings.warn(f"'{home / STAGE_FILE}' is {what}: the stage of '{folder}' is read.", stacklevel=2)
     if digests is not None:
         digests |= {f"{home.name}/{name}": digest for name, digest in hashes.items()}

@@ -119,10 +119,10 @@ def no_progress_note(stage: str, log: Sequence[Mapping[str, Any]], base: float |
     if base is not None:
         unchanged = f"{stage} did not improve: its validation loss is {loss:.4g}, and was {base:.4g} before. {advice}"
         return unchanged if loss >= base else ""
-    if (normalized := log[-1].get("normalized_validation_loss", 0.0)) < 0.995:
+    if (normalized := log[-1].get("normalized_validation_loss", 0.0)) < 0.98:
         return ""
     return (
-        f"{stage} does not predict better than zero, the mean of its latents: expect noise. Its normalized validation "
+        f"{stage} hardly predicts better than zero, the mean of its latents: expect noise. Its normalized validation "
         f"loss is {normalized:.2f}, and 1 for zeros. {advice}"
     )
 

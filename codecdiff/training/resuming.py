@@ -19,6 +19,7 @@ from codecdiff.pipeline.stage import Stage
 from codecdiff.pipeline.stage_folder import STATE, find_state, read_stage_config
 
 # Each has one value in a run
+CHANGE = "{name} changes from {saved} to {current}"
 RUN_FACTS = ("seed", "validation_fraction", "split_seed", "gradient_accumulation_steps", "noise_device")
 
 
@@ -80,7 +81,7 @@ def check_same_stage(stage: Stage, path: Path, *, allow_changes: bool = False) -
             f"{home} holds another stage in training: {'; '.join(differ)}. Choose another output folder, or delete it."
         )
     both = [key for key in RUN_FACTS if key in before and key in now]
-    changes = [line for key in both for line in config_differences(before[key], now[key], key)]
+    changes = [line for key in both for line in config_differences(before[key], now[key], key, CHANGE)]
     if changes and not allow_changes:
         raise InvalidValue(
             f"{home} was trained with other settings: {'; '.join(changes)}. Restore them, choose another output "
@@ -92,7 +93,7 @@ def check_same_stage(stage: Stage, path: Path, *, allow_changes: bool = False) -
         changes, names = [], (*both, *settings, "max_train_steps", "command")
         now.update({key: before[key] for key in names if key in before})
     else:
-        changes += [line for key in settings for line in config_differences(before[key], now[key], key)]
+        changes += [line for key in settings for line in config_differences(before[key], now[key], key, CHANGE)]
     warn_of_code_changes(saved.get("code", {}), spec["code"], home)
     if "start_from" in before:
         now["start_from"] = before["start_from"]

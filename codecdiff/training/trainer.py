@@ -25,11 +25,12 @@ from codecdiff.diffusion.loss import StageInput, stage_loss
 from codecdiff.errors import UserError
 from codecdiff.execution import compile_layers, require_compiler
 from codecdiff.interfaces import Condition
+from codecdiff.pipeline.checkpoint import config_differences
 from codecdiff.pipeline.stage import Stage
 from codecdiff.pipeline.stage_folder import STATE, find_state, publish, read_state, write_generation
 from codecdiff.training.accelerator import format_duration, peak_memory_of
 from codecdiff.training.batch import StageData
-from codecdiff.training.resuming import TrainingStopped, check_same_stage, stop_after_step
+from codecdiff.training.resuming import CHANGE, TrainingStopped, check_same_stage, stop_after_step
 
 STOPPING = "Stopping after this step, with a checkpoint. Press Ctrl+C again to stop at once, without it."
 
@@ -140,11 +141,13 @@ class StageTrainer:
                     log(row, self.describe(row, row["seconds"] / (self.step_count - steps.start)))
                     losses = []
                 if stops:
-                    raise TrainingStopped(
-                        f"Stopped after step {self.step_count:,} of {total:,} of {self.stage.name}, which is saved. "
-                        "Run the same command again to resume."
-                    )
+                    break
                 after_step(self.step_count)
+            if is_stop_requested():  # also while the last step was saved
+                raise TrainingStopped(
+                    f"Stopped after step {self.step_count:,} of {total:,} of {self.stage.name}, which is saved. "
+                    "Run the same command again to resume."
+                )
 
     def _track(self, row: Mapping[str, float]) -> None:
         if self.accelerator:
@@ -390,6 +393,11 @@ class StageTrainer:
         if before.get("max_train_steps", total) <= count < total:
             note = f"finished before at step {count}; continuing to step {total}"
         changes = [line for line in self.stage.facts.get("changes", ()) if line.startswith(f"from step {count} on, ")]
+        if count >= total:
+            own = self.config.model_dump(mode="json", exclude={"max_train_steps"})
+            keys = own.keys() & before.keys()
+            other = [line for key in sorted(keys) for line in config_differences(before[key], own[key], key, CHANGE)]
+            changes += [f"{', '.join(other)}: not applied, as no step is left"] if other else []
         report("; ".join([f"{self.stage.name}: {note}", *changes]))
         parts: dict[str, dict[str, Tensor]] = defaultdict(dict)  # raw, averaged and optimizer
         for name, tensor in tensors.items():

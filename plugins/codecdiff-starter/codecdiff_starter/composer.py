@@ -272,11 +272,12 @@ def write_dataset(
     seed: int = 0,
     held_out: bool = False,
     num_workers: int | None = None,
+    report: Callable[[int], None] = lambda count: None,
 ) -> Path:
     """Write `count` tracks as 16-bit FLAC with `metadata.jsonl`, an audio folder as Hugging Face `datasets` reads it.
 
     A row holds `text`, all its `captions`, every fact, the `instruments`, the `seed` that makes the track again, and
-    the license.
+    the license. `report` receives the number of tracks that are written.
     Tracks depend on (seed, index) alone. Training tracks are never of a held-out combination; with `held_out` all are,
     balanced as in `held_out_facts`. The same data set is not written twice; the folder of any other raises
     `ValueError`.
@@ -289,7 +290,10 @@ def write_dataset(
         return folder
     facts = held_out_facts(count, seed) if held_out else [None] * count
     with mapping(num_workers or os.cpu_count() or 1) as each:
-        rows = list(each(partial(_write_track, folder, seconds, seed), range(count), facts))
+        rows = []
+        for row in each(partial(_write_track, folder, seconds, seed), range(count), facts):
+            rows.append(row)
+            report(len(rows))
     unfinished = metadata.with_suffix(".unfinished")
     unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     unfinished.replace(metadata)
@@ -332,6 +336,8 @@ def _write_track(folder: Path, seconds: float, seed: int, index: int, facts: Fac
 
 def main() -> None:
     """Write a data set from the command line."""
+    from codecdiff.cli.console import err, progress
+
     parser = argparse.ArgumentParser(
         prog="python -m codecdiff_starter.composer",
         description="Write a data set of short tracks with captions.",
@@ -343,7 +349,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="the same seed writes the same tracks (%(default)s)")
     parser.add_argument("--held-out", action="store_true", help="only combinations that are never trained on")
     parser.add_argument("--num-workers", type=int, default=None, help="processes; one per core by default")
-    write_dataset(**vars(parser.parse_args()))
+    options = vars(parser.parse_args())
+    with progress("Composing tracks", options["count"]) as report:
+        folder = write_dataset(**options, report=report)
+    err.print(f"Written: {folder}", soft_wrap=True)
 
 
 if __name__ == "__main__":
