@@ -105,8 +105,9 @@ def validation_issues(error: Any) -> list[ValidationIssue]:
     for issue in error.errors():
         place = ".".join(str(name) for name in issue["loc"] if not BRANCH.match(str(name)))
         expected = _expected(issue)
-        own = NAMES.get(issue["type"], issue["msg"].removeprefix("Value error, "))
-        problem = f"expected {expected}" if expected else own
+        problem = NAMES.get(issue["type"]) or issue["msg"].removeprefix("Value error, ")
+        if expected:
+            problem = f"expected {expected}"
         if expected and place in issues and issues[place].problem.startswith("expected "):
             problem = " or ".join(dict.fromkeys([*issues[place].problem.split(" or "), expected]))
         issues[place] = ValidationIssue(place, issue["input"], problem, issue["type"])
