@@ -9,6 +9,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import soundfile
@@ -16,6 +17,7 @@ import torch
 import yaml
 from accidents import DAMAGES, HERE, Case, damaged
 from small import RATE, tone, write_music
+from tqdm import tqdm
 
 import codecdiff
 from codecdiff import config, registry, training
@@ -57,6 +59,7 @@ class Cases:
         source_hashes()  # of what runs, should a file be edited meanwhile
         for kind, name in PARTS:
             _code_version(registry.load_entry(kind, name))  # as that of every process that is forked
+        tqdm.set_lock(RLock())  # its own is shared with all that are forked, also with one that is killed holding it
         training.call_run_end_hooks = lambda folder: None  # reports of other packages
         self.codec = {"name": "dac", "model": str(write_tiny("dac", folder / "dac"))}
         self.music = write_music(folder / "music", 3, 0.3)
