@@ -19,6 +19,6 @@ def check_folders(audio: Path | None, store: Path, output: Path) -> None:
             raise InvalidValue(f"data.audio='{audio}' is a file. Name the folder that contains it.")
         what = f"The folder '{audio}' does not exist" if audio else "data.audio is not set"
         raise MissingFile(
-            f"{what}: there is no music to train on. Name a folder of your own, data.audio=FOLDER, or compose music "
+            f"{what}, but training needs music. Name a folder of your own, data.audio=FOLDER, or compose music "
             "first: python -m codecdiff_starter.composer runs/music"
         )

@@ -18,7 +18,6 @@ from pydantic import Field
 from rich.console import Console
 
 from codecdiff import Pipeline, config, training
-from codecdiff.cli.console import track
 from codecdiff.data.audio_writer import write_audio
 from codecdiff.data.code_store import CodeStore
 from codecdiff.files import atomic_write_text
@@ -77,6 +76,7 @@ def train(file: Path, overrides: Sequence[str] = (), plan: Mapping[str, Any] | N
 
 def train_stages(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, selected: list[int]) -> None:
     """Open the data, train the selected stages of a pipeline without any, and load all that are trained."""
+    from codecdiff.cli.console import track
     from codecdiff.pipeline.vocabulary import spread_captions
 
     pipeline.to(accelerator.device)
@@ -94,6 +94,7 @@ def train_stages(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, se
 
 def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, store: CodeStore, i: int) -> None:
     """Train stage `i`, which this run has locked."""
+    from codecdiff.cli.console import track
     from codecdiff.profiling import step_cost
     from codecdiff.training.run_record import record_training
 

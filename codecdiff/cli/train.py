@@ -54,18 +54,22 @@ def train(
     recipe, usual = context.obj or (installed_recipe("discodiff" if adapter is None else "adapter"), usual)
     assumptions = {"devices": devices, "device": device, "utilization": utilization, "hours": hours}
     assumptions = {name: value for name, value in assumptions.items() if value is not None}
-    is_placed = any(text.startswith("device=") for text in overrides or ())
-    if is_placed or (assumptions and not plan):
-        name = "device" if is_placed else next(iter(assumptions))
-        raise InvalidValue(
-            f"--{name} is for --plan alone. Training uses the first GPU, or the CPU if there is none: select "
-            "another with CUDA_VISIBLE_DEVICES, or several with `accelerate launch`."
-        )
+    if name := "device" if any(text.startswith("device=") for text in overrides or ()) else next(iter(assumptions), ""):
+        _require_plan(name, is_plan=plan and name in assumptions)
     changes = ["allow_changes=true"] if allow_changes else []
     changes += [] if adapter is None else [f"adapter.type={adapter}"]
     file = config_file(config or usual)
     kind = adapter or ("" if usual == "starter" else usual)
     recipe(file, [*adapted(overrides or [], file, kind), *changes], assumptions if plan else None)
+
+
+def _require_plan(name: str, *, is_plan: bool) -> None:
+    """Raise InvalidValue for an assumption of a plan without one."""
+    if not is_plan:
+        raise InvalidValue(
+            f"--{name} is for --plan alone. Training uses the first GPU, or the CPU if there is none: select another "
+            "with CUDA_VISIBLE_DEVICES, or several with `accelerate launch`."
+        )
 
 
 def installed_recipe(name: str) -> Recipe:

@@ -339,8 +339,8 @@ def plan_report(
     size = store_size(pipeline.codec, pipeline.target, audio.frames)
     lines = [
         f"{count} x {name} ({device.memory:.0f} GB, {peak:.4g} TFLOP/s in {precision}"
-        f"{', measured now' if name == CPU else ''}), of which training is assumed to reach {100 * utilization:g} % "
-        "(--utilization)",
+        f"{', measured now' if name == CPU else ''}), assuming that training reaches {100 * utilization:g} % of "
+        "the peak (--utilization)",
         f"{_short(audio.seconds / 3600)} hours of music, {audio.source}",
         f"{_short(size / 1e9)} GB of {'codes' if pipeline.target == 'codes' else 'codes and latents'} in the store",
         "",
