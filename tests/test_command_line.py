@@ -354,7 +354,7 @@ def test_train_ends_a_mistake_with_its_sentence(tmp_path: Path):
 def test_train_plans_for_the_cpu_of_this_machine_in_human_times():
     shown = run("train", "--plan", "--device", "cpu").output
     assert re.search(
-        r"^1 x cpu \(\d+ GB, [\d.e-]+ TFLOP/s in float32, measured now\), assuming that training reaches 40 % of the peak",
+        r"^1 x cpu \(\d+ GB, [\d.e-]+ TFLOP/s in float32, measured now\), assuming that training reaches 40 %",
         shown,
     )
     assert re.search(r"^time +(\d+ \w+ )", shown, flags=re.M)
