@@ -35,24 +35,24 @@ TEMPLATES = files("codecdiff_eval") / "templates"
 
 
 def plot_losses(stage: str, log: Sequence[Mapping[str, Any]], base: float | None = None) -> str:
-    """Plot the losses of a stage by training step: of validation, of training, and of the zero predictor.
+    """Plot the losses of a stage by training step: of validation, of training, and of predicting zero.
 
     A line of the log has `step` and any of `loss`, `validation_loss`, `zero_predictor_loss`. `base` is the validation
-    loss before training, of what started from a model; it takes the place of the zero predictor. Empty if nothing was
+    loss before training, of what started from a model; it takes the place of predicting zero. Empty if nothing was
     logged.
     """
-    keys = {"validation": "validation_loss", "training": "loss", "zero predictor": "zero_predictor_loss"}
+    keys = {"validation": "validation_loss", "training": "loss", "predicting zero": "zero_predictor_loss"}
     curves = {
         label: [(line["step"], line[key]) for line in log if line.get(key) is not None] for label, key in keys.items()
     }
-    constant = curves.pop("zero predictor")
+    constant = curves.pop("predicting zero")
     before = [(0, base), (log[-1]["step"], base)] if base is not None and log else []
-    curves |= {"before": before} if before else {"zero predictor": [(0, z) for _, z in constant[:1]] + constant}
+    curves |= {"before": before} if before else {"predicting zero": [(0, z) for _, z in constant[:1]] + constant}
     dotted = {"linestyle": ":", "marker": "", "color": _colors()["--quiet"]}
     styles = {
         "validation": {"linewidth": 2.8, "zorder": 3},
         "training": {"linewidth": 1.4},
-        "zero predictor": dotted,
+        "predicting zero": dotted,
         "before": dotted,
     }
     return plot_curves(f"Losses of the {stage} stage", curves, x_label="step", styles=styles)

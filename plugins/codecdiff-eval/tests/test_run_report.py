@@ -41,6 +41,7 @@ def test_samples_are_beside_their_prompts_and_losses_of_each_stage_are_plotted(r
     assert re.findall(r'<audio[^>]* src="([^"]*)"', page) == [f"samples/0{i}.wav" for i in range(3)]
     assert page.count("data:image/png;base64,") == 3  # spectrograms
     assert "Losses of the primary stage" in page
+    assert "loss by step, 3 steps; validation loss 0.667" in page
     assert "No losses were logged." in page
     assert "mine" in (run / "report.md").read_text(encoding="utf-8")
 
@@ -72,8 +73,10 @@ def test_the_page_says_how_much_music_there_was_under_which_license(run: Path) -
     lines = (run / "report.md").read_text(encoding="utf-8").splitlines()
     for line in (
         "| tracks | 3 |",
-        "| hours | 1.5 |",
-        "| hours under CC0-1.0 | 1.25 |",
-        "| hours under unknown | 0.25 |",
+        "| duration | 1 h 30 min |",
+        "| under CC0-1.0 | 1 h 15 min |",
+        "| under unknown | 15 min 0 s |",
+        "| codec | dac |",
+        "| pattern | coarse-first |",
     ):
         assert line in lines
