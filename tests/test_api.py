@@ -1,6 +1,7 @@
 """The Python API, as a user of diffusers types it."""
 
 import base64
+import copy
 import doctest
 import inspect
 import io
@@ -32,6 +33,7 @@ from codecdiff import (
     Vary,
     config,
 )
+from codecdiff.diffusion.schedulers import SCHEDULERS
 from codecdiff.errors import InvalidValue, UnknownName, UserError
 from codecdiff.pipeline import GenerationOptions, GenerationRequest, Stage, base, generation, output, pipeline, stage
 from codecdiff.pipeline.hub import find_model
@@ -146,7 +148,7 @@ def test_keyword_arguments_are_the_fields_of_the_configuration() -> None:
     ("options", "message"),
     [
         ({"seed": [1, 2]}, r"Invalid seed=\[1, 2\]: expected a whole number.*num_waveforms_per_prompt=2"),
-        ({"seed": -1}, "Invalid seed=-1: expected at least 0"),
+        ({"seed": -1}, r"Invalid seed=-1: expected at least 0\.$"),
         ({"num_inference_step": 3}, "Unexpected option 'num_inference_step'. Did you mean 'num_inference_steps'?"),
         ({"seconds": 3}, "Unexpected option 'seconds'. Did you mean 'audio_length_in_s'?"),
         ({"cfg_scale": 3}, "Unexpected option 'cfg_scale'. Did you mean 'guidance_scale'?"),
@@ -176,7 +178,7 @@ def test_an_unknown_option_is_a_type_error_too(make_pipeline: Make) -> None:
     ("options", "message"),
     [
         ({"torch_dtype": torch.float16}, "Unexpected option 'torch_dtype'. Did you mean 'dtype'?"),
-        ({"device_map": "auto"}, "Unexpected option 'device_map'. Did you mean 'device'?"),
+        ({"device_map": "auto"}, "Unexpected option 'device_map'. Use device='cuda', or pipe.enable_model_cpu_offload"),
         ({"use_safetensors": True}, "Unexpected option 'use_safetensors'. Leave it out: all weights are safetensors"),
         ({"alow_download": True}, "Unexpected option 'alow_download'. Did you mean 'allow_download'?"),
         ({"revision": "main"}, "Options: dtype, device, compile, allow_download, allow_local_parts"),
@@ -338,11 +340,15 @@ def test_schedulers_of_diffusers_replace_that_of_a_stage(make_pipeline: Make) ->
     assert (primary.sampling.scheduler, primary.sampling.timestep_spacing) == ("dpm++2m-sde", "karras")
     before = primary.sampling
     for wrong, message in {
-        "unpc": "Unknown scheduler 'unpc'",
+        "unpc": "Unknown scheduler 'unpc'.*Did you mean 'unipc'",
+        "euler_a": "Unknown scheduler 'euler_a'.*Did you mean 'euler-a'",
+        hf.FlowMatchEulerDiscreteScheduler: "cannot sample this model: it is for flow models",
         hf.LCMScheduler: "Unsupported scheduler 'LCMScheduler': it needs a model distilled for it",
         hf.DDIMScheduler(prediction_type="epsilon"): r"DDIMScheduler has prediction_type=epsilon, not v_prediction",
         hf.PNDMScheduler.from_config(primary.scheduler.config): "supports only timestep_spacing=even",
-        hf.DEISMultistepScheduler.from_config(primary.train_scheduler.config, solver_order=3): "solver_order",
+        hf.DEISMultistepScheduler.from_config(primary.train_scheduler.config, solver_order=3): (
+            r"expected solver_order=2, as made by DEISMultistepScheduler\.from_config\(.*, solver_order=2\)"
+        ),
         5: "Invalid scheduler 5: expected a name, a scheduler of diffusers",
     }.items():
         with pytest.raises(UserError, match=message):
@@ -350,6 +356,151 @@ def test_schedulers_of_diffusers_replace_that_of_a_stage(make_pipeline: Make) ->
         assert primary.sampling == before
     with pytest.raises(UnknownName, match=r"No trained stage 'primray'\. .* Did you mean 'primary'\?"):
         _ = pipe.stages["primray"]
+
+
+CLASSES = {
+    "ddpm": "DDPM",
+    "ddim": "DDIM",
+    "dpm++2m": "DPMSolverMultistep",
+    "dpm++2s": "DPMSolverSinglestep",
+    "unipc": "UniPCMultistep",
+    "euler": "EulerDiscrete",
+    "euler-a": "EulerAncestralDiscrete",
+    "heun": "HeunDiscrete",
+    "lms": "LMSDiscrete",
+    "deis": "DEISMultistep",
+    "pndm": "PNDM",
+}
+
+
+def scheduler_of(chosen: Stage) -> Any:
+    """Return the scheduler of a stage, for type checkers too where a name was assigned before."""
+    return chosen.scheduler
+
+
+@pytest.mark.parametrize("first", SCHEDULERS)
+def test_a_scheduler_is_made_from_that_of_any_other(make_pipeline: Make, first: str) -> None:
+    chosen = make_pipeline().stages["primary"]
+    chosen.scheduler = first
+    chosen.scheduler = type(scheduler_of(chosen)).from_config(scheduler_of(chosen).config)
+    assert chosen.sampling.scheduler == first
+    for name, class_name in CLASSES.items():
+        if (first, name) in (("dpm++2m-sde", "dpm++2m"), ("dpm++2m-sde", "deis")):
+            continue  # the former stays what it is, which is of the same class; diffusers refuses the latter
+        chosen.scheduler = first
+        chosen.scheduler = getattr(hf, f"{class_name}Scheduler").from_config(scheduler_of(chosen).config)
+        assert chosen.sampling.scheduler == name
+
+
+def test_noise_levels_of_karras_are_chosen_and_left(make_pipeline: Make) -> None:
+    chosen = make_pipeline().stages["primary"]
+    chosen.scheduler = "ddim"
+    for is_karras, spacing in ((True, "karras"), (None, "karras"), (False, "even")):
+        options = {} if is_karras is None else {"use_karras_sigmas": is_karras}
+        chosen.scheduler = hf.DPMSolverMultistepScheduler.from_config(scheduler_of(chosen).config, **options)
+        assert (chosen.sampling.scheduler, chosen.sampling.timestep_spacing) == ("dpm++2m", spacing)
+
+
+def test_sampling_that_is_assigned_keeps_what_it_does_not_set(make_pipeline: Make) -> None:
+    chosen: Any = make_pipeline().stages["primary"]
+    chosen.sampling = codecdiff.SamplingConfig(num_inference_steps=6)
+    sampling = chosen.sampling
+    assert (sampling.num_inference_steps, sampling.scheduler, sampling.guidance_scale) == (6, "dpm++2m", 2.0)
+    for wrong, message in (
+        (5, r"Invalid value of type int, 5: expected codecdiff\.SamplingConfig\("),
+        (codecdiff.SamplingConfig(scheduler="unpc"), "Unknown scheduler 'unpc'"),
+        (codecdiff.SamplingConfig(num_inference_steps=1000), "Invalid num_inference_steps=1000: expected 1 to 100"),
+    ):
+        with pytest.raises(UserError, match=message):
+            chosen.sampling = wrong  # pyright: ignore[reportAttributeAccessIssue]
+        assert chosen.sampling is sampling
+    assert repr(codecdiff.SamplingConfig(num_inference_steps=6)) == "SamplingConfig(num_inference_steps=6)"
+    assert re.fullmatch(
+        r"Stage primary: unet, [\d,]+ parameters; dpm\+\+2m, 6 steps, guidance scale 2\.0", repr(chosen)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("scheduler", r"no attribute 'scheduler'\. Each stage has its own.*pipe\.stages\['primary'\]\.scheduler"),
+        ("unet", r"pipe\.stages\['primary'\]\.denoiser"),
+        ("vae", r"pipe\.codec"),
+        ("config", r"pipe\.to_config\(\)"),
+        ("load_lora_weights", r"pipe\.load_adapter"),
+        ("num_inference_steps", r"pipe\.generation_config\.merge\(num_inference_steps=\.\.\.\)"),
+        ("stags", r"A Pipeline has no attribute 'stags'\. Did you mean 'stages'\?"),
+    ],
+)
+def test_an_attribute_of_other_pipelines_leads_to_that_of_this_one(
+    make_pipeline: Make, name: str, message: str
+) -> None:
+    pipe = make_pipeline()
+    for use in (lambda: getattr(pipe, name), lambda: setattr(pipe, name, None)):
+        with pytest.raises(AttributeError, match=message) as caught:
+            use()
+        assert isinstance(caught.value, UserError)
+    assert not hasattr(pipe, name)
+    with pytest.raises(UserError, match=r"A Stage has no attribute 'samplng'\. Did you mean 'sampling'\?"):
+        pipe.stages[0].samplng = 3  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(UserError, match=r"no attribute 'num_inference_steps'.*stage\.sampling\.num_inference_steps"):
+        pipe.stages[0].num_inference_steps = 3  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_subclass_of_a_pipeline_has_attributes_of_its_own(make_pipeline: Make) -> None:
+    class Own(Pipeline):
+        def __init__(self, *arguments: Any, **options: Any):
+            super().__init__(*arguments, **options)
+            self.unet = 3
+
+        @property
+        def broken(self) -> int:
+            return self.missing  # pyright: ignore[reportAttributeAccessIssue]
+
+    own = copy.copy(Own(**make_pipeline().components))
+    own.unet, own._private = 4, 5  # pyright: ignore[reportAttributeAccessIssue]
+    assert (own.unet, own.dtype, own.sampling_rate) == (4, torch.float32, own.sample_rate)
+    with pytest.raises(AttributeError, match="'missing'"):  # not 'broken'
+        _ = own.broken
+    with pytest.raises(AttributeError, match="'text_encoder'"):
+        own.text_encoder = 3  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    ("presets", "message"),
+    [
+        ({"quick": {}}, r"Unknown preset 'quick'.*Available: paper, balanced, fast"),
+        ({"fast": {"first": {}}}, r"Unknown stage 'first'.*Available: primary, secondary"),
+        ({"fast": {"primary": {"steps": 3}}}, r"fast\.primary\.steps is not a known name"),
+        (None, "expected a mapping"),
+    ],
+)
+def test_presets_that_no_call_could_use_are_refused(make_pipeline: Make, presets: Any, message: str) -> None:
+    with pytest.raises(InvalidValue, match=message):
+        make_pipeline().presets = presets
+    with pytest.raises(InvalidValue, match=message):
+        make_pipeline(presets=presets)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: codecdiff.SamplingConfig(steps=6), "Did you mean 'num_inference_steps'"),
+        (lambda: GenerationConfig(length=3), "Did you mean 'audio_length_in_s'"),
+        (lambda: setattr(GenerationConfig(), "seed", 3), r"cannot be changed.*config\.merge\(seed=3\)"),
+        (lambda: setattr(codecdiff.SamplingConfig(), "guidance_scal", 8), "Did you mean 'guidance_scale'"),
+        (lambda: setattr(codecdiff.SamplingConfig(), "guidance_scale", "x"), "Invalid guidance_scale='x'"),
+        (lambda: Inpaint(regions=(0.5, 1)), r"expected a list, as in Inpaint\(regions=\[\(2, 3\.5\)\]\)"),
+        (lambda: Inpaint(regions=[(1,)]), r"regions\.0\.1 is missing"),
+        (lambda: Refine(keep=0), r"expected a list, as in Refine\(keep=\[0, 1\]\)"),
+        (lambda: Vary(strength=2), r"Invalid strength=2: expected at most 1\.$"),
+        (lambda: Vary(0.4), r"Vary has keyword arguments alone, as in Vary\(strength=0\.4\)"),  # pyright: ignore[reportCallIssue]
+        (lambda: Vary(), r"Vary needs strength, as in Vary\(strength=0\.4\)"),
+    ],
+)
+def test_options_that_cannot_be_are_a_sentence(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make()
 
 
 def test_from_config_of_a_stages_scheduler_warns_of_nothing(make_pipeline: Make, capfd: Any) -> None:
