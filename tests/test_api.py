@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -138,6 +139,12 @@ def test_none_leaves_an_option_as_the_model_has_it(make_pipeline: Make, tmp_path
     (tmp_path / "generation_config.json").write_text('{"seed": "x"}')
     with pytest.raises(UserError, match=r"generation_config\.json cannot be used: seed = 'x': expected a whole number"):
         Pipeline.from_pretrained(tmp_path)
+    for name, hint in {"sed": r"Did you mean 'seed'\?", "volume": "Known are audio_length_in_s, "}.items():
+        (tmp_path / "generation_config.json").write_text(json.dumps({name: 3}))
+        with pytest.raises(UserError, match=rf"generation_config\.json cannot be used: {name} is not a known .*{hint}"):
+            Pipeline.from_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"expected codecdiff\.GenerationConfig\("):
+        pipe.generation_config = {"seed": 3}  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_keyword_arguments_are_the_fields_of_the_configuration() -> None:
@@ -157,16 +164,33 @@ def test_keyword_arguments_are_the_fields_of_the_configuration() -> None:
         ({"num_images_per_prompt": 2}, "'num_images_per_prompt'. Did you mean 'num_waveforms_per_prompt'?"),
         ({"callback": print}, "Unexpected option 'callback'. Did you mean 'callback_on_step_end'?"),
         ({"guidance_scale": "high"}, "Invalid guidance_scale='high': expected a number"),
-        ({"guidance_scale": {"key": 3.0}}, "Unknown condition in guidance_scale key=3"),
+        ({"guidance_scale": {"key": 3.0}}, "Unknown condition 'key' in guidance_scale"),
+        ({"guidance_scale": {"primary": 3.0}}, r"Unknown condition 'primary'.*stages\['primary'\]\.sampling\.guidance"),
+        ({"guidance_scale": [3.0, 1.5]}, r"expected a number or a mapping.*sampling\.guidance_scale and so on"),
+        ({"guidance_scale": -3}, "Invalid guidance_scale=-3: expected at least 0"),
+        ({"guidance_scale": 1000}, "Invalid guidance_scale=1000: expected at most 100"),
+        ({"num_inference_steps": {"primary": 4}}, r"stages\['primary'\]\.sampling\.num_inference_steps"),
+        ({"negative_prompt": ["x"]}, "expected text or a mapping.*Write one for all prompts"),
+        ({"audio_length_in_s": float("nan")}, "Invalid audio_length_in_s=nan: expected a finite number"),
+        ({"return_dict": False}, r"a call returns a PipelineOutput, whose audio is out\.audios"),
         ({"generator": 5}, r"Invalid generator of type int: expected one torch\.Generator"),
-        ({"generator": [torch.Generator()]}, "Invalid generator of type list"),
+        ({"generator": [torch.Generator()]}, "Invalid generator of type list.*draws one seed, and every waveform"),
+        ({"generation_config": "drums"}, "Invalid value of type str, 'drums': expected options by their names"),
+        ({"generation_config": {"seed": 1}}, "Invalid value of type dict"),
+        ({"callback_on_step_end": 5}, "Invalid callback_on_step_end=5: expected a function"),
+        ({"callback_on_step_end": lambda *_: "x"}, "callback_on_step_end returned 'x': expected its last argument"),
+        ({"callback_on_step_end": lambda *_: {"latents": 1}}, "returned latents 1: expected a tensor of shape"),
+        (
+            {"callback_on_step_end": lambda *_: {"latents": torch.ones(2)}},
+            r"returned latents \(2,\): expected a tensor",
+        ),
         ({"generator": torch.Generator(), "seed": 1}, "Both seed and generator"),
     ],
     ids=lambda value: "" if isinstance(value, str) else "-".join(value),
 )
 def test_a_wrong_option_is_a_sentence(make_pipeline: Make, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        make_pipeline()("drums", **SHORT, **options)
+        make_pipeline()("drums", **{**SHORT, **options})
 
 
 def test_an_unknown_option_is_a_type_error_too(make_pipeline: Make) -> None:
@@ -246,6 +270,29 @@ def test_steps_are_counted_for_every_scheduler_and_edit(make_pipeline: Make, sch
         assert steps == list(range(pipe.num_timesteps))
 
 
+def test_a_progress_bar_is_shown_if_it_is_asked_for(make_pipeline: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    pipe, steps = make_pipeline(), []
+    pipe("drums", **SHORT)
+    assert capsys.readouterr().err == ""
+    pipe.set_progress_bar_config(desc="Sampling")
+    pipe("drums", callback_on_step_end=lambda _, step, *__: steps.append(step), **SHORT)
+    assert re.search(r"Sampling: 100%.*\b6/6\b", capsys.readouterr().err)
+    assert steps == list(range(6))
+    pipe.set_progress_bar_config(disable=True)
+    pipe("drums", **SHORT)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_negative_prompt_without_effect_gets_a_note(make_pipeline: Make) -> None:
+    pipe = make_pipeline()
+    with pytest.warns(UserWarning, match="negative prompt has no effect: no stage is guided"):
+        pipe("drums", negative_prompt="piano", guidance_scale=1, **SHORT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        pipe("drums", guidance_scale=1, **SHORT)
+        pipe("drums", negative_prompt="piano", **SHORT)
+
+
 def test_a_run_can_be_stopped(make_pipeline: Make) -> None:
     pipe, steps = make_pipeline(), []
 
@@ -273,7 +320,7 @@ def test_waveforms_are_saved_and_played(make_pipeline: Make, tmp_path: Path) -> 
     assert (request.prompt, request.generation.first_sample_index) == ({"text": "", "tempo": 120}, 1)
     with pytest.warns(UserWarning, match=r"too long for \.wav. Use \.flac"):
         make_pipeline()("drums " * 500, **SHORT).save(tmp_path / "long.wav")
-    with pytest.raises(UserError, match=r"2 waveforms cannot all be 'a\.wav': write 'sample-\{n\}\.wav'"):
+    with pytest.raises(UserError, match=r"2 waveforms cannot all be 'a\.wav': write 'a-\{n\}\.wav'"):
         out.save("a.wav")
     page = out._repr_html_()
     assert page.count("<audio controls") == 2
@@ -526,6 +573,12 @@ def test_load_is_from_pretrained_and_finds_the_model_of_a_run(make_pipeline: Mak
     make_pipeline().save_pretrained(tmp_path / "run" / "model")
     assert find_model(tmp_path / "run") == tmp_path / "run" / "model"
     assert codecdiff.load(tmp_path / "run", device="cpu").folder == tmp_path / "run" / "model"
+    for wrong in (None, "", 3):
+        with pytest.raises(UserError, match=f"Invalid model {wrong!r}: expected a name or a folder"):
+            codecdiff.load(wrong)  # pyright: ignore[reportArgumentType]
+    (tmp_path / "file.py").touch()
+    with pytest.raises(UserError, match=r"file\.py' is a file: name a folder"):
+        make_pipeline().save_pretrained(tmp_path / "file.py")
     with pytest.raises(UnknownName, match=r"No model 'startr'.*Did you mean 'starter'\?"):
         codecdiff.load("startr")
 
@@ -619,10 +672,19 @@ def test_editing_keeps_what_the_edit_says(make_pipeline: Make, tmp_path: Path) -
     assert extended.audios.shape == (1, 1, 2400)
     with pytest.raises(UserError, match=r"Invalid audio of shape \(1, 1, 1600\): expected \(ch, t\)"):
         pipe.edit(song.audios, edit)
+    wrong: Any
+    for wrong in (song, song.audios[0].numpy()):
+        with pytest.raises(
+            UserError, match=r"Invalid audio of type \w+: expected a file, or a tensor \(ch, t\) of 8,000"
+        ):
+            pipe.edit(wrong, edit)
+    with pytest.raises(UserError, match=r"Invalid value of type str, 'vary': expected an edit such as codecdiff\.Vary"):
+        pipe.edit(song.audios[0], "vary")  # pyright: ignore[reportArgumentType]
 
 
 def test_a_pipeline_says_what_it_is(make_pipeline: Make) -> None:
     text = repr(make_pipeline())
+    assert text.startswith("Pipeline on cpu, denoisers in float32\n")
     lines = dict(line.split(maxsplit=1) for line in text.splitlines()[1:])
     assert list(lines) == ["codec", "pattern", "conditioner", "primary", "secondary"]
     assert lines["codec"].startswith("normalized(dac): 4 codebooks of ")

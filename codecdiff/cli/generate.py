@@ -222,6 +222,7 @@ def new_request(
 
 def notes(request: GenerationRequest, pipeline: Pipeline) -> Iterator[str]:
     """Yield what of a request the model ignores or was not trained on, and its seed."""
+    from codecdiff.pipeline.generation import unused_note
     from codecdiff.pipeline.vocabulary import vocabulary_note
     from codecdiff.pipeline.windows import length_note
 
@@ -237,7 +238,9 @@ def notes(request: GenerationRequest, pipeline: Pipeline) -> Iterator[str]:
     elif text and "text" not in conditioner.fields:
         yield f"This model reads only --field {', '.join(conditioner.fields)}: the text is ignored."
     else:
-        yield vocabulary_note(conditioner, pipeline.data, [prompt], pipeline.name)
+        negative, guidance = request.generation.negative_prompt, [s.guidance_scale for s in request.stages.values()]
+        yield vocabulary_note(conditioner, pipeline.data, [prompt, negative], pipeline.name)
+        yield unused_note(negative, guidance)
     yield f"Seed: {request.generation.seed}"
 
 

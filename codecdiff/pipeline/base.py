@@ -17,7 +17,7 @@ from torch import nn
 from codecdiff import config, rng
 from codecdiff.arguments import OF_CALLS, OF_PIPELINES, Attributes, keywords_explained, require_type
 from codecdiff.config.schema import Target
-from codecdiff.errors import InvalidValue, UnknownName, did_you_mean
+from codecdiff.errors import FileExists, InvalidValue, UnknownName, did_you_mean
 from codecdiff.execution import Execution, require_compiler
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec, Conditioner, Denoiser, Splitter
@@ -96,6 +96,7 @@ class BasePipeline(Attributes):
         self.adapters: Sequence[Adapter] = state.get("adapters", ())
         self._base_weights: BaseWeights = state.get("base_weights", {})
         self.num_timesteps = 0  # steps of the current or last call, of all stages and batches together
+        self._progress_bar: dict[str, Any] = {}  # options of tqdm; without any, it is not shown
         self._interrupt = False
         self._execution = state.get("execution", Execution())
         self._offload_device = state.get("offload_device")
@@ -229,6 +230,8 @@ class BasePipeline(Attributes):
             >>> pipe = codecdiff.load("my-model")
 
         """
+        if Path(folder).is_file():
+            raise FileExists(f"'{folder}' is a file: name a folder.")
         records = [adapter.record.model_dump() for adapter in self.adapters]
         if records and (Path(folder) / checkpoint.MODEL_FILE).exists():
             raise InvalidValue(f"'{folder}' holds a model, and this one has adapters: save it in another folder.")

@@ -131,6 +131,11 @@ class Edit(Arguments, ABC):
                     f"{have.get(codec.channels, f'of {codec.channels}')}: the channels are mixed.",
                     stacklevel=3,
                 )
+        if not isinstance(audio, Tensor):
+            raise InvalidValue(
+                f"Invalid audio of type {type(audio).__name__}: expected a file, or a tensor (ch, t) of "
+                f"{codec.sample_rate:,} Hz, as in out.audios[0] or torch.from_numpy(array)."
+            )
         if audio.ndim != 2 or not audio.shape[1] or audio.shape[0] not in (1, codec.channels):
             raise InvalidValue(f"Invalid audio of shape {tuple(audio.shape)}: expected (ch, t), as in out.audios[0].")
         audio = self._trimmed(audio.expand(codec.channels, -1), codec)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypedDict, Unpack, get_args
 
 from pydantic import ConfigDict, Field, NonNegativeInt
+from torch import Tensor
 
 from codecdiff.arguments import Arguments, unexpected_option
 from codecdiff.config.schema import Fraction, Guidance, GuidanceMethod, Interval, SamplingConfig
@@ -24,6 +25,8 @@ SAMPLING_OPTIONS = (  # of every stage
     "guidance_rescale",
     "guidance_interval",
 )
+# (pipeline, step, timestep, {"latents": ..., "stage": ...}) -> what replaces the latents, or None
+StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
 Quality = Literal["paper", "balanced", "fast"]
 Presets = dict[Quality, dict[str, SamplingConfig]]  # of every stage by its name, the options that are set explicitly
 Loudness = Annotated[float, Field(ge=-40, le=-5)] | Literal["off"]
@@ -99,6 +102,50 @@ class GenerationConfig(Arguments):
             raise unexpected_option(unknown, names)
         values = {name: value for name, value in overrides.items() if value is not None}
         return type(self)(**{**dict(self), **values}) if values else self
+
+
+def replaced_latents(result: Any, latents: Tensor) -> Tensor:
+    """Return the latents that a callback has returned, or those that it was called with if it returned none.
+
+    Raises InvalidValue for anything else.
+    """
+    if result is None:
+        return latents
+    if not isinstance(result, Mapping):
+        raise InvalidValue(f"callback_on_step_end returned {result!r}: expected its last argument, a mapping, or None.")
+    replaced = result.get("latents", latents)
+    if not isinstance(replaced, Tensor) or replaced.shape != latents.shape:
+        shown = tuple(replaced.shape) if isinstance(replaced, Tensor) else repr(replaced)
+        raise InvalidValue(
+            f"callback_on_step_end returned latents {shown}: expected a tensor of shape {tuple(latents.shape)}."
+        )
+    return replaced.to(latents)
+
+
+def with_progress_bar(callback: StepCallback | None, options: Mapping[str, Any]) -> StepCallback:
+    """Return a callback that advances a progress bar of all steps of a call, and calls the given one."""
+    from huggingface_hub.utils import tqdm
+
+    bar: Any = None
+
+    def on_step_end(pipe: Any, step: int, timestep: Tensor, values: dict[str, Any]) -> dict[str, Any] | None:
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(total=pipe.num_timesteps, **options)
+        bar.update()
+        if step + 1 == pipe.num_timesteps:
+            bar.close()
+        return callback(pipe, step, timestep, values) if callback else None
+
+    return on_step_end
+
+
+def unused_note(negative_prompt: Prompt, guidance_scales: Iterable[Guidance]) -> str:
+    """Return a note on a negative prompt that no stage is guided away from; empty if there is none."""
+    scales = [value for each in guidance_scales for value in (each.values() if isinstance(each, Mapping) else [each])]
+    if not any(prompt_fields(negative_prompt).values()) or any(scale != 1 for scale in scales):
+        return ""
+    return "The negative prompt has no effect: no stage is guided, because guidance_scale is 1."
 
 
 def usual_preset(quality: Quality, sampling: SamplingConfig, train_scheduler: Any) -> dict[str, Any]:
