@@ -200,8 +200,8 @@ class Attributes(metaclass=_Completed):
             raise _unknown_attribute(self, name, dir(self), self.elsewhere)
 
         def __setattr__(self, name: str, value: Any) -> None:
-            is_known = name.startswith("_") or name in vars(self) or hasattr(type(self), name)
-            if not is_known and "_is_complete" in vars(self):
+            is_available = name.startswith("_") or name in vars(self) or hasattr(type(self), name)
+            if not is_available and "_is_complete" in vars(self):
                 raise _unknown_attribute(self, name, dir(self), self.elsewhere)
             super().__setattr__(name, value)
 

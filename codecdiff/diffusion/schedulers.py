@@ -136,8 +136,8 @@ def sampling_options(scheduler: Any, train_scheduler: Any) -> dict[str, str]:
         if solver.items() <= {**defaults, **options}.items():
             return {"scheduler": name, "timestep_spacing": spacing}
     texts = [", ".join(f"{key}={value!r}" for key, value in solver.items()) for solver in solvers.values()]
-    remedy = f"{cls.__name__}.from_config(stage.scheduler.config, {texts[0]})"
-    raise InvalidValue(f"Unsupported options of {cls.__name__}: expected {' or '.join(texts)}, as made by {remedy}.")
+    hint = f"{cls.__name__}.from_config(stage.scheduler.config, {texts[0]})"
+    raise InvalidValue(f"Unsupported options of {cls.__name__}: expected {' or '.join(texts)}, as made by {hint}.")
 
 
 def _scheduler_class(name: str) -> Any:

@@ -197,9 +197,9 @@ def checked_presets(presets: Any, stages: Sequence[str]) -> Presets:
     """Return presets of a model with these stages. Raises InvalidValue for another name or other options."""
     table = presets if isinstance(presets, Mapping) else {}
     stages_of = [name for own in table.values() if isinstance(own, Mapping) for name in own]
-    for kind, known, names in (("preset", get_args(Quality), table), ("stage", stages, stages_of)):
-        if unknown := next((name for name in names if name not in known), None):
-            hint = f"Available: {', '.join(known)}.{did_you_mean(str(unknown), known)}"
+    for kind, available, names in (("preset", get_args(Quality), table), ("stage", stages, stages_of)):
+        if unknown := next((name for name in names if name not in available), None):
+            hint = f"Available: {', '.join(available)}.{did_you_mean(str(unknown), available)}"
             raise InvalidValue(f"Unknown {kind} {unknown!r} in the presets of a model. {hint}")
     return check_schema(presets, "The table of presets", Presets)
 
