@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 __all__ = [
+    "NAMES",
     "BrokenPlugin",
     "ConfigError",
     "FileExists",
@@ -42,6 +43,7 @@ EXPECTED = {  # by the beginning of the type of an issue of pydantic, with what 
     "string_type": "text",
     "too_long": "at most {max_length} values",
     "too_short": "at least {min_length} values",
+    "tuple_": "a list, as in [1, 2]",
 }
 NAMES = {"extra_forbidden": "is not a known name", "missing": "is missing: add it"}  # what is wrong with a name
 # Names of the members of a union, which pydantic puts among those of settings.

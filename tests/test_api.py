@@ -1,6 +1,7 @@
 """The Python API, as a user of diffusers types it."""
 
 import base64
+import copy
 import doctest
 import inspect
 import io
@@ -8,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -32,6 +34,7 @@ from codecdiff import (
     Vary,
     config,
 )
+from codecdiff.diffusion.schedulers import SCHEDULERS
 from codecdiff.errors import InvalidValue, UnknownName, UserError
 from codecdiff.pipeline import GenerationOptions, GenerationRequest, Stage, base, generation, output, pipeline, stage
 from codecdiff.pipeline.hub import find_model
@@ -136,6 +139,12 @@ def test_none_leaves_an_option_as_the_model_has_it(make_pipeline: Make, tmp_path
     (tmp_path / "generation_config.json").write_text('{"seed": "x"}')
     with pytest.raises(UserError, match=r"generation_config\.json cannot be used: seed = 'x': expected a whole number"):
         Pipeline.from_pretrained(tmp_path)
+    for name, hint in {"sed": r"Did you mean 'seed'\?", "volume": "Known are audio_length_in_s, "}.items():
+        (tmp_path / "generation_config.json").write_text(json.dumps({name: 3}))
+        with pytest.raises(UserError, match=rf"generation_config\.json cannot be used: {name} is not a known .*{hint}"):
+            Pipeline.from_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"expected codecdiff\.GenerationConfig\("):
+        pipe.generation_config = {"seed": 3}  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_keyword_arguments_are_the_fields_of_the_configuration() -> None:
@@ -146,7 +155,7 @@ def test_keyword_arguments_are_the_fields_of_the_configuration() -> None:
     ("options", "message"),
     [
         ({"seed": [1, 2]}, r"Invalid seed=\[1, 2\]: expected a whole number.*num_waveforms_per_prompt=2"),
-        ({"seed": -1}, "Invalid seed=-1: expected at least 0"),
+        ({"seed": -1}, r"Invalid seed=-1: expected at least 0\.$"),
         ({"num_inference_step": 3}, "Unexpected option 'num_inference_step'. Did you mean 'num_inference_steps'?"),
         ({"seconds": 3}, "Unexpected option 'seconds'. Did you mean 'audio_length_in_s'?"),
         ({"cfg_scale": 3}, "Unexpected option 'cfg_scale'. Did you mean 'guidance_scale'?"),
@@ -155,16 +164,33 @@ def test_keyword_arguments_are_the_fields_of_the_configuration() -> None:
         ({"num_images_per_prompt": 2}, "'num_images_per_prompt'. Did you mean 'num_waveforms_per_prompt'?"),
         ({"callback": print}, "Unexpected option 'callback'. Did you mean 'callback_on_step_end'?"),
         ({"guidance_scale": "high"}, "Invalid guidance_scale='high': expected a number"),
-        ({"guidance_scale": {"key": 3.0}}, "Unknown condition in guidance_scale key=3"),
+        ({"guidance_scale": {"key": 3.0}}, "Unknown condition 'key' in guidance_scale"),
+        ({"guidance_scale": {"primary": 3.0}}, r"Unknown condition 'primary'.*stages\['primary'\]\.sampling\.guidance"),
+        ({"guidance_scale": [3.0, 1.5]}, r"expected a number or a mapping.*sampling\.guidance_scale and so on"),
+        ({"guidance_scale": -3}, "Invalid guidance_scale=-3: expected at least 0"),
+        ({"guidance_scale": 1000}, "Invalid guidance_scale=1000: expected at most 100"),
+        ({"num_inference_steps": {"primary": 4}}, r"stages\['primary'\]\.sampling\.num_inference_steps"),
+        ({"negative_prompt": ["x"]}, "expected text or a mapping.*Write one for all prompts"),
+        ({"audio_length_in_s": float("nan")}, "Invalid audio_length_in_s=nan: expected a finite number"),
+        ({"return_dict": False}, r"a call returns a PipelineOutput, whose audio is out\.audios"),
         ({"generator": 5}, r"Invalid generator of type int: expected one torch\.Generator"),
-        ({"generator": [torch.Generator()]}, "Invalid generator of type list"),
+        ({"generator": [torch.Generator()]}, "Invalid generator of type list.*draws one seed, and every waveform"),
+        ({"generation_config": "drums"}, "Invalid value of type str, 'drums': expected options by their names"),
+        ({"generation_config": {"seed": 1}}, "Invalid value of type dict"),
+        ({"callback_on_step_end": 5}, "Invalid callback_on_step_end=5: expected a function"),
+        ({"callback_on_step_end": lambda *_: "x"}, "callback_on_step_end returned 'x': expected its last argument"),
+        ({"callback_on_step_end": lambda *_: {"latents": 1}}, "returned latents 1: expected a tensor of shape"),
+        (
+            {"callback_on_step_end": lambda *_: {"latents": torch.ones(2)}},
+            r"returned latents \(2,\): expected a tensor",
+        ),
         ({"generator": torch.Generator(), "seed": 1}, "Both seed and generator"),
     ],
     ids=lambda value: "" if isinstance(value, str) else "-".join(value),
 )
 def test_a_wrong_option_is_a_sentence(make_pipeline: Make, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        make_pipeline()("drums", **SHORT, **options)
+        make_pipeline()("drums", **{**SHORT, **options})
 
 
 def test_an_unknown_option_is_a_type_error_too(make_pipeline: Make) -> None:
@@ -176,7 +202,7 @@ def test_an_unknown_option_is_a_type_error_too(make_pipeline: Make) -> None:
     ("options", "message"),
     [
         ({"torch_dtype": torch.float16}, "Unexpected option 'torch_dtype'. Did you mean 'dtype'?"),
-        ({"device_map": "auto"}, "Unexpected option 'device_map'. Did you mean 'device'?"),
+        ({"device_map": "auto"}, "Unexpected option 'device_map'. Use device='cuda', or pipe.enable_model_cpu_offload"),
         ({"use_safetensors": True}, "Unexpected option 'use_safetensors'. Leave it out: all weights are safetensors"),
         ({"alow_download": True}, "Unexpected option 'alow_download'. Did you mean 'allow_download'?"),
         ({"revision": "main"}, "Options: dtype, device, compile, allow_download, allow_local_parts"),
@@ -244,6 +270,29 @@ def test_steps_are_counted_for_every_scheduler_and_edit(make_pipeline: Make, sch
         assert steps == list(range(pipe.num_timesteps))
 
 
+def test_a_progress_bar_is_shown_if_it_is_asked_for(make_pipeline: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    pipe, steps = make_pipeline(), []
+    pipe("drums", **SHORT)
+    assert capsys.readouterr().err == ""
+    pipe.set_progress_bar_config(desc="Sampling")
+    pipe("drums", callback_on_step_end=lambda _, step, *__: steps.append(step), **SHORT)
+    assert re.search(r"Sampling: 100%.*\b6/6\b", capsys.readouterr().err)
+    assert steps == list(range(6))
+    pipe.set_progress_bar_config(disable=True)
+    pipe("drums", **SHORT)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_negative_prompt_without_effect_gets_a_note(make_pipeline: Make) -> None:
+    pipe = make_pipeline()
+    with pytest.warns(UserWarning, match="negative prompt has no effect: no stage is guided"):
+        pipe("drums", negative_prompt="piano", guidance_scale=1, **SHORT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        pipe("drums", guidance_scale=1, **SHORT)
+        pipe("drums", negative_prompt="piano", **SHORT)
+
+
 def test_a_run_can_be_stopped(make_pipeline: Make) -> None:
     pipe, steps = make_pipeline(), []
 
@@ -271,7 +320,7 @@ def test_waveforms_are_saved_and_played(make_pipeline: Make, tmp_path: Path) -> 
     assert (request.prompt, request.generation.first_sample_index) == ({"text": "", "tempo": 120}, 1)
     with pytest.warns(UserWarning, match=r"too long for \.wav. Use \.flac"):
         make_pipeline()("drums " * 500, **SHORT).save(tmp_path / "long.wav")
-    with pytest.raises(UserError, match=r"2 waveforms cannot all be 'a\.wav': write 'sample-\{n\}\.wav'"):
+    with pytest.raises(UserError, match=r"2 waveforms cannot all be 'a\.wav': write 'a-\{n\}\.wav'"):
         out.save("a.wav")
     page = out._repr_html_()
     assert page.count("<audio controls") == 2
@@ -338,11 +387,15 @@ def test_schedulers_of_diffusers_replace_that_of_a_stage(make_pipeline: Make) ->
     assert (primary.sampling.scheduler, primary.sampling.timestep_spacing) == ("dpm++2m-sde", "karras")
     before = primary.sampling
     for wrong, message in {
-        "unpc": "Unknown scheduler 'unpc'",
+        "unpc": "Unknown scheduler 'unpc'.*Did you mean 'unipc'",
+        "euler_a": "Unknown scheduler 'euler_a'.*Did you mean 'euler-a'",
+        hf.FlowMatchEulerDiscreteScheduler: "cannot sample this model: it is for flow models",
         hf.LCMScheduler: "Unsupported scheduler 'LCMScheduler': it needs a model distilled for it",
         hf.DDIMScheduler(prediction_type="epsilon"): r"DDIMScheduler has prediction_type=epsilon, not v_prediction",
         hf.PNDMScheduler.from_config(primary.scheduler.config): "supports only timestep_spacing=even",
-        hf.DEISMultistepScheduler.from_config(primary.train_scheduler.config, solver_order=3): "solver_order",
+        hf.DEISMultistepScheduler.from_config(primary.train_scheduler.config, solver_order=3): (
+            r"expected solver_order=2, as made by DEISMultistepScheduler\.from_config\(.*, solver_order=2\)"
+        ),
         5: "Invalid scheduler 5: expected a name, a scheduler of diffusers",
     }.items():
         with pytest.raises(UserError, match=message):
@@ -350,6 +403,151 @@ def test_schedulers_of_diffusers_replace_that_of_a_stage(make_pipeline: Make) ->
         assert primary.sampling == before
     with pytest.raises(UnknownName, match=r"No trained stage 'primray'\. .* Did you mean 'primary'\?"):
         _ = pipe.stages["primray"]
+
+
+CLASSES = {
+    "ddpm": "DDPM",
+    "ddim": "DDIM",
+    "dpm++2m": "DPMSolverMultistep",
+    "dpm++2s": "DPMSolverSinglestep",
+    "unipc": "UniPCMultistep",
+    "euler": "EulerDiscrete",
+    "euler-a": "EulerAncestralDiscrete",
+    "heun": "HeunDiscrete",
+    "lms": "LMSDiscrete",
+    "deis": "DEISMultistep",
+    "pndm": "PNDM",
+}
+
+
+def scheduler_of(chosen: Stage) -> Any:
+    """Return the scheduler of a stage, for type checkers too where a name was assigned before."""
+    return chosen.scheduler
+
+
+@pytest.mark.parametrize("first", SCHEDULERS)
+def test_a_scheduler_is_made_from_that_of_any_other(make_pipeline: Make, first: str) -> None:
+    chosen = make_pipeline().stages["primary"]
+    chosen.scheduler = first
+    chosen.scheduler = type(scheduler_of(chosen)).from_config(scheduler_of(chosen).config)
+    assert chosen.sampling.scheduler == first
+    for name, class_name in CLASSES.items():
+        if (first, name) in (("dpm++2m-sde", "dpm++2m"), ("dpm++2m-sde", "deis")):
+            continue  # the former stays what it is, which is of the same class; diffusers refuses the latter
+        chosen.scheduler = first
+        chosen.scheduler = getattr(hf, f"{class_name}Scheduler").from_config(scheduler_of(chosen).config)
+        assert chosen.sampling.scheduler == name
+
+
+def test_noise_levels_of_karras_are_chosen_and_left(make_pipeline: Make) -> None:
+    chosen = make_pipeline().stages["primary"]
+    chosen.scheduler = "ddim"
+    for is_karras, spacing in ((True, "karras"), (None, "karras"), (False, "even")):
+        options = {} if is_karras is None else {"use_karras_sigmas": is_karras}
+        chosen.scheduler = hf.DPMSolverMultistepScheduler.from_config(scheduler_of(chosen).config, **options)
+        assert (chosen.sampling.scheduler, chosen.sampling.timestep_spacing) == ("dpm++2m", spacing)
+
+
+def test_sampling_that_is_assigned_keeps_what_it_does_not_set(make_pipeline: Make) -> None:
+    chosen: Any = make_pipeline().stages["primary"]
+    chosen.sampling = codecdiff.SamplingConfig(num_inference_steps=6)
+    sampling = chosen.sampling
+    assert (sampling.num_inference_steps, sampling.scheduler, sampling.guidance_scale) == (6, "dpm++2m", 2.0)
+    for wrong, message in (
+        (5, r"Invalid value of type int, 5: expected codecdiff\.SamplingConfig\("),
+        (codecdiff.SamplingConfig(scheduler="unpc"), "Unknown scheduler 'unpc'"),
+        (codecdiff.SamplingConfig(num_inference_steps=1000), "Invalid num_inference_steps=1000: expected 1 to 100"),
+    ):
+        with pytest.raises(UserError, match=message):
+            chosen.sampling = wrong  # pyright: ignore[reportAttributeAccessIssue]
+        assert chosen.sampling is sampling
+    assert repr(codecdiff.SamplingConfig(num_inference_steps=6)) == "SamplingConfig(num_inference_steps=6)"
+    assert re.fullmatch(
+        r"Stage primary: unet, [\d,]+ parameters; dpm\+\+2m, 6 steps, guidance scale 2\.0", repr(chosen)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("scheduler", r"no attribute 'scheduler'\. Each stage has its own.*pipe\.stages\['primary'\]\.scheduler"),
+        ("unet", r"pipe\.stages\['primary'\]\.denoiser"),
+        ("vae", r"pipe\.codec"),
+        ("config", r"pipe\.to_config\(\)"),
+        ("load_lora_weights", r"pipe\.load_adapter"),
+        ("num_inference_steps", r"pipe\.generation_config\.merge\(num_inference_steps=\.\.\.\)"),
+        ("stags", r"A Pipeline has no attribute 'stags'\. Did you mean 'stages'\?"),
+    ],
+)
+def test_an_attribute_of_other_pipelines_leads_to_that_of_this_one(
+    make_pipeline: Make, name: str, message: str
+) -> None:
+    pipe = make_pipeline()
+    for use in (lambda: getattr(pipe, name), lambda: setattr(pipe, name, None)):
+        with pytest.raises(AttributeError, match=message) as caught:
+            use()
+        assert isinstance(caught.value, UserError)
+    assert not hasattr(pipe, name)
+    with pytest.raises(UserError, match=r"A Stage has no attribute 'samplng'\. Did you mean 'sampling'\?"):
+        pipe.stages[0].samplng = 3  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(UserError, match=r"no attribute 'num_inference_steps'.*stage\.sampling\.num_inference_steps"):
+        pipe.stages[0].num_inference_steps = 3  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_subclass_of_a_pipeline_has_attributes_of_its_own(make_pipeline: Make) -> None:
+    class Own(Pipeline):
+        def __init__(self, *arguments: Any, **options: Any):
+            super().__init__(*arguments, **options)
+            self.unet = 3
+
+        @property
+        def broken(self) -> int:
+            return self.missing  # pyright: ignore[reportAttributeAccessIssue]
+
+    own = copy.copy(Own(**make_pipeline().components))
+    own.unet, own._private = 4, 5  # pyright: ignore[reportAttributeAccessIssue]
+    assert (own.unet, own.dtype, own.sampling_rate) == (4, torch.float32, own.sample_rate)
+    with pytest.raises(AttributeError, match="'missing'"):  # not 'broken'
+        _ = own.broken
+    with pytest.raises(AttributeError, match="'text_encoder'"):
+        own.text_encoder = 3  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    ("presets", "message"),
+    [
+        ({"quick": {}}, r"Unknown preset 'quick'.*Available: paper, balanced, fast"),
+        ({"fast": {"first": {}}}, r"Unknown stage 'first'.*Available: primary, secondary"),
+        ({"fast": {"primary": {"steps": 3}}}, r"fast\.primary\.steps is not a known name"),
+        (None, "expected a mapping"),
+    ],
+)
+def test_presets_that_no_call_could_use_are_refused(make_pipeline: Make, presets: Any, message: str) -> None:
+    with pytest.raises(InvalidValue, match=message):
+        make_pipeline().presets = presets
+    with pytest.raises(InvalidValue, match=message):
+        make_pipeline(presets=presets)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: codecdiff.SamplingConfig(steps=6), "Did you mean 'num_inference_steps'"),
+        (lambda: GenerationConfig(length=3), "Did you mean 'audio_length_in_s'"),
+        (lambda: setattr(GenerationConfig(), "seed", 3), r"cannot be changed.*config\.merge\(seed=3\)"),
+        (lambda: setattr(codecdiff.SamplingConfig(), "guidance_scal", 8), "Did you mean 'guidance_scale'"),
+        (lambda: setattr(codecdiff.SamplingConfig(), "guidance_scale", "x"), "Invalid guidance_scale='x'"),
+        (lambda: Inpaint(regions=(0.5, 1)), r"expected a list, as in Inpaint\(regions=\[\(2, 3\.5\)\]\)"),
+        (lambda: Inpaint(regions=[(1,)]), r"regions\.0\.1 is missing"),
+        (lambda: Refine(keep=0), r"expected a list, as in Refine\(keep=\[0, 1\]\)"),
+        (lambda: Vary(strength=2), r"Invalid strength=2: expected at most 1\.$"),
+        (lambda: Vary(0.4), r"Vary has keyword arguments alone, as in Vary\(strength=0\.4\)"),  # pyright: ignore[reportCallIssue]
+        (lambda: Vary(), r"Vary needs strength, as in Vary\(strength=0\.4\)"),
+    ],
+)
+def test_options_that_cannot_be_are_a_sentence(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make()
 
 
 def test_from_config_of_a_stages_scheduler_warns_of_nothing(make_pipeline: Make, capfd: Any) -> None:
@@ -375,6 +573,12 @@ def test_load_is_from_pretrained_and_finds_the_model_of_a_run(make_pipeline: Mak
     make_pipeline().save_pretrained(tmp_path / "run" / "model")
     assert find_model(tmp_path / "run") == tmp_path / "run" / "model"
     assert codecdiff.load(tmp_path / "run", device="cpu").folder == tmp_path / "run" / "model"
+    for wrong in (None, "", 3):
+        with pytest.raises(UserError, match=f"Invalid model {wrong!r}: expected a name or a folder"):
+            codecdiff.load(wrong)  # pyright: ignore[reportArgumentType]
+    (tmp_path / "file.py").touch()
+    with pytest.raises(UserError, match=r"file\.py' is a file: name a folder"):
+        make_pipeline().save_pretrained(tmp_path / "file.py")
     with pytest.raises(UnknownName, match=r"No model 'startr'.*Did you mean 'starter'\?"):
         codecdiff.load("startr")
 
@@ -468,10 +672,19 @@ def test_editing_keeps_what_the_edit_says(make_pipeline: Make, tmp_path: Path) -
     assert extended.audios.shape == (1, 1, 2400)
     with pytest.raises(UserError, match=r"Invalid audio of shape \(1, 1, 1600\): expected \(ch, t\)"):
         pipe.edit(song.audios, edit)
+    wrong: Any
+    for wrong in (song, song.audios[0].numpy()):
+        with pytest.raises(
+            UserError, match=r"Invalid audio of type \w+: expected a file, or a tensor \(ch, t\) of 8,000"
+        ):
+            pipe.edit(wrong, edit)
+    with pytest.raises(UserError, match=r"Invalid value of type str, 'vary': expected an edit such as codecdiff\.Vary"):
+        pipe.edit(song.audios[0], "vary")  # pyright: ignore[reportArgumentType]
 
 
 def test_a_pipeline_says_what_it_is(make_pipeline: Make) -> None:
     text = repr(make_pipeline())
+    assert text.startswith("Pipeline on cpu, denoisers in float32\n")
     lines = dict(line.split(maxsplit=1) for line in text.splitlines()[1:])
     assert list(lines) == ["codec", "pattern", "conditioner", "primary", "secondary"]
     assert lines["codec"].startswith("normalized(dac): 4 codebooks of ")

@@ -183,9 +183,9 @@ def test_a_word_that_training_did_not_have_gets_a_note(
     make_pipeline: Callable[..., Pipeline], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    make_pipeline(data=training_words(["drums in F# minor", "slow drums"])).save_pretrained("known")
+    make_pipeline(data=training_words(["drums in F# minor", "slow drums with the drums"])).save_pretrained("known")
     output = run("generate", "Grimy drums in f♯, 120 bpm", "--model", "known", "--seconds", 0.1).output
-    assert "not trained on 'grimy', 'bpm'. Words it knows, 5 in all: drums, f#, minor, slow\n" in output
+    assert "not trained on 'Grimy', 'bpm'. Words it knows, 7 in all: drums, f#, minor, slow\n" in output
     spec = {"name": "joined", "conditioners": ["words", "tempo-and-key"]}
     parsing = make_pipeline(conditioner=spec, data=training_words(["slow drums in C minor"]))
     assert "'grimy'." in vocabulary_note(parsing.conditioner, parsing.data, ["grimy drums in G minor, 120 bpm"])
@@ -193,7 +193,7 @@ def test_a_word_that_training_did_not_have_gets_a_note(
     make_pipeline().save_pretrained("unknown")
     assert "not trained" not in run("generate", "Grimy drums", "--model", "unknown", "--seconds", 0.1).output
     with pytest.warns(UserWarning, match="not trained on 'grimy'"):
-        Pipeline.from_pretrained("known")("grimy", audio_length_in_s=0.1)
+        Pipeline.from_pretrained("known")("drums", negative_prompt="grimy", audio_length_in_s=0.1)
 
 
 def test_a_vocabulary_that_is_too_large_is_not_recorded():

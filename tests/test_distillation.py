@@ -272,9 +272,12 @@ def test_other_steps_and_guidance_are_refused(
     model("a tone", **SHORT, num_inference_steps=4, guidance_scale=1.0)
 
 
-def test_other_schedulers_are_refused_when_they_are_used(pipe: Pipeline, tmp_path: Path) -> None:
+def test_other_schedulers_are_refused(pipe: Pipeline, tmp_path: Path) -> None:
     model = distilled(pipe, tmp_path / "few")
-    model.stages[1].scheduler = "unipc"
+    with pytest.raises(InvalidValue, match='scheduler="unipc" is not possible'):
+        model.stages[1].scheduler = "unipc"
+    assert model.stages[1].sampling.scheduler == "ddim"
+    model.stages[1].sampling.scheduler = "unipc"
     with pytest.raises(InvalidValue, match='scheduler="unipc" is not possible'):
         model("a tone", **SHORT)
 

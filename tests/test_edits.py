@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from pydantic import ValidationError
 from small import noise
 
 from codecdiff import Codec, Condition, Denoiser, Pipeline
@@ -22,6 +21,7 @@ from codecdiff.diffusion.colored_noise import colored
 from codecdiff.diffusion.noise_schedule import coefficients, training_scheduler
 from codecdiff.diffusion.sampling import SamplingInput, StageMask, sample_stage
 from codecdiff.diffusion.schedulers import sampling_scheduler
+from codecdiff.errors import InvalidValue
 from codecdiff.pipeline.editing import (
     EditMask,
     Extend,
@@ -214,7 +214,7 @@ def test_edits_that_make_no_sense_are_explained(dac: Codec) -> None:
         with pytest.raises(ValueError, match=r"Invalid region .* expected it to start before it ends, within"):
             Inpaint(regions=(region,)).apply(source, dac)
     for strength in (0, -1, 1.5, float("nan")):
-        with pytest.raises(ValidationError):
+        with pytest.raises(InvalidValue, match="Invalid strength="):
             Vary(strength=strength)
         with pytest.raises(ValueError, match="expected more than 0 and at most 1"):
             replace(source, strength=strength)

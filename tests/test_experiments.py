@@ -219,7 +219,7 @@ def test_guidance_of_a_condition_that_is_not_there_is_refused_before_training(ex
     wrong = experiment.model_copy(
         update={"sampling": experiment.sampling.model_copy(update={"guidance_scale": {"key": 2.0}})}
     )
-    with pytest.raises(ValueError, match="Unknown condition in guidance_scale key=2"):
+    with pytest.raises(ValueError, match="Unknown condition 'key' in guidance_scale"):
         new_stage(wrong, new_pipeline(wrong, skeleton=True), 0, "meta")
 
 

@@ -175,7 +175,7 @@ def test_passes_are_counted() -> None:
 @pytest.mark.parametrize(
     ("guidance", "sentence"),
     [
-        ({"key": 3.0}, r"Unknown condition in guidance_scale key=3 of this model\. Available: text, tempo"),
+        ({"key": 3.0}, r"Unknown condition 'key' in guidance_scale\. Available: text, tempo"),
         ({"text": float("nan")}, "Invalid weight text=nan: expected a finite number"),
         (float("inf"), "Invalid weight guidance_scale=inf: expected"),
     ],

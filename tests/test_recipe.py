@@ -574,7 +574,7 @@ def test_joined_conditions_train_from_the_command_line_and_are_asked_for(
     refused = CliRunner().invoke(
         app, ["generate", "", "-o", "b.wav", "--model", str(out / "model"), "--guidance", "key=2"]
     )
-    assert "Unknown condition in guidance_scale key=2" in refused.output.replace("\n", " ")
+    assert "Unknown condition 'key' in guidance_scale" in refused.output.replace("\n", " ")
 
 
 def test_a_model_is_trained_again_bit_for_bit_or_it_is_said_what_differs(

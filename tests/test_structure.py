@@ -33,7 +33,7 @@ PLUGIN_TEMPLATES = [
 ]  # as new-plugin writes them
 
 LAYERS = (  # packages and flat modules of the core; those of a layer import those below, and each other without a cycle
-    {"errors", "execution", "files", "fingerprint", "interfaces", "precision", "rng"},
+    {"arguments", "errors", "execution", "files", "fingerprint", "interfaces", "precision", "rng"},
     {"config", "huggingface", "registry"},
     {"codecs", "conditioners", "data", "denoisers", "diffusion", "embedders", "splitters"},
     {"pipeline"},

@@ -28,9 +28,10 @@ from codecdiff.cli.generate import (
     generation_config,
     load_model,
     new_request,
+    options_named,
     request_of,
 )
-from codecdiff.errors import FileExists, InvalidValue, validation_issues
+from codecdiff.errors import FileExists
 
 if TYPE_CHECKING:
     from codecdiff.pipeline.editing import Edit
@@ -84,14 +85,9 @@ def edit_command(edit: Callable[..., Edit]) -> Callable[..., None]:
     own, shared = _parameters(edit), _parameters(run_edit)[2:]
 
     def run(**options: Any) -> None:
-        from pydantic import ValidationError
-
         values = {parameter.name: options.pop(parameter.name) for parameter in own}
-        try:
+        with options_named():
             instance = edit(**values)
-        except ValidationError as error:
-            issue = validation_issues(error)[0]
-            raise InvalidValue(f"Invalid --{issue.place} {issue.value}: {issue.problem}.") from error
         run_edit(instance, edit.__name__, **options)
 
     both = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*own, *shared)]

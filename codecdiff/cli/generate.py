@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,7 +77,11 @@ Controls = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option(min=0, help="The same seed generates the same music. Default: a new one.")]
 Loudness = Annotated[str | None, typer.Option(metavar="LUFS|OFF", help="Loudness; off: as decoded. Default: -14.")]
-OPTION_NAMES = {"audio_length_in_s": "--seconds", "num_waveforms_per_prompt": "--num-waveforms"}
+OPTION_NAMES = {
+    "audio_length_in_s": "--seconds",
+    "num_inference_steps": "--steps",
+    "num_waveforms_per_prompt": "--num-waveforms",
+}
 NumWaveforms = Annotated[
     int, typer.Option("--num-waveforms", "--takes", min=1, max=1000, help="Number to generate; -o can place it at {n}.")
 ]
@@ -176,6 +181,19 @@ def load_model(model: str, device: str, adapters: Sequence[str] | None = None, *
     return pipeline
 
 
+@contextmanager
+def options_named() -> Iterator[None]:
+    """Have errors name the options of the command line, not the arguments of Python that they stand for."""
+    try:
+        yield
+    except InvalidValue as error:
+        name = re.match(r"Invalid (\w+)=", str(error))
+        if name is None:
+            raise
+        option = OPTION_NAMES.get(name[1], f"--{name[1].replace('_', '-')}")
+        raise InvalidValue(f"Invalid {option} {str(error)[name.end() :]}") from error
+
+
 def generation_config(pipeline: Pipeline, guidance_scale: list[str] | None, **options: Any) -> GenerationConfig:
     """Return the options of the command line. Raises InvalidValue, which names the option, for a wrong value."""
     from codecdiff.diffusion.guidance import parse_guidance_scale, resolve_guidance
@@ -183,12 +201,10 @@ def generation_config(pipeline: Pipeline, guidance_scale: list[str] | None, **op
     scale = parse_guidance_scale(guidance_scale or [])
     if scale is not None:
         resolve_guidance(scale, pipeline.conditioner)
-    try:
-        return pipeline.generation_config.merge(guidance_scale=scale, **options)
-    except InvalidValue as error:
-        name = next(name for name in options if f"Invalid {name}=" in str(error))
-        option = OPTION_NAMES.get(name, f"--{name.replace('_', '-')}")
-        raise InvalidValue(str(error).replace(f"Invalid {name}=", f"Invalid {option} ", 1)) from error
+    with options_named():
+        generation = pipeline.generation_config.merge(guidance_scale=scale, **options)
+        pipeline.sampled_stages(generation)
+    return generation
 
 
 def new_request(
@@ -206,6 +222,7 @@ def new_request(
 
 def notes(request: GenerationRequest, pipeline: Pipeline) -> Iterator[str]:
     """Yield what of a request the model ignores or was not trained on, and its seed."""
+    from codecdiff.pipeline.generation import unused_note
     from codecdiff.pipeline.vocabulary import vocabulary_note
     from codecdiff.pipeline.windows import length_note
 
@@ -221,7 +238,9 @@ def notes(request: GenerationRequest, pipeline: Pipeline) -> Iterator[str]:
     elif text and "text" not in conditioner.fields:
         yield f"This model reads only --field {', '.join(conditioner.fields)}: the text is ignored."
     else:
-        yield vocabulary_note(conditioner, pipeline.data, [prompt], pipeline.name)
+        negative, guidance = request.generation.negative_prompt, [s.guidance_scale for s in request.stages.values()]
+        yield vocabulary_note(conditioner, pipeline.data, [prompt, negative], pipeline.name)
+        yield unused_note(negative, guidance)
     yield f"Seed: {request.generation.seed}"
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, ConfigDict, Field, PositiveFloat, PositiveInt
 
+from codecdiff.arguments import Arguments
 from codecdiff.config.parts import CodecSpec, ConditionerSpec, DenoiserSpec, SplitterSpec
 from codecdiff.errors import InvalidValue
 
 Target = Literal["codes", "continuous"]  # what is diffused: codebook vectors, or the latents before quantization
 Weight = Annotated[float, Field(allow_inf_nan=False)]
-Guidance = Weight | dict[str, Weight]  # of all conditions, or of each by its name: codecdiff/diffusion/guidance.py
+GuidanceWeight = Annotated[float, Field(ge=0, le=100)]
+Guidance = (
+    GuidanceWeight | dict[str, GuidanceWeight]
+)  # of all conditions, or of each by its name: codecdiff/diffusion/guidance.py
 GuidanceMethod = Literal["cfg", "apg", "cfg-zero-star"]  # codecdiff/diffusion/guidance.py
 Dropout = Annotated[float, Field(ge=0, lt=1)]  # probability of being absent
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -27,10 +31,8 @@ def _in_order(interval: tuple[float, float]) -> tuple[float, float]:
 Interval = Annotated[tuple[Fraction, Fraction], AfterValidator(_in_order)]
 
 
-class Config(BaseModel):
+class Config(Arguments):
     """A group of settings. Unknown names are refused."""
-
-    model_config = ConfigDict(extra="forbid")
 
     def merge(self, other: Self) -> Self:
         """Return a copy of these settings, overridden by those that were set explicitly in `other`."""
@@ -97,6 +99,10 @@ class SamplingConfig(Config):
     guidance_interval: Interval = (0, 1)  # timesteps that are guided, as fractions of the schedule
     timestep_spacing: Literal["even", "karras"] = "even"
     final_timestep_fraction: Fraction = 0  # of the schedule; its estimate of x_start is the sample
+
+    def __repr_args__(self) -> Any:
+        """Return the options that are set: those that a preset leaves out are not its own."""
+        return [(name, value) for name, value in super().__repr_args__() if name in self.model_fields_set]
 
 
 class StageConfig(Config):

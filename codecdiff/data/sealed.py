@@ -69,9 +69,9 @@ def verify_file(file: Path, files: Mapping[str, Mapping[str, Any]], source: Path
         raise DamagedFile(f"'{file}' is missing. Copy the folder again from where it came from.")
     entry, digest, size = files.get(file.name), sha256(file), file.stat().st_size
     if entry is not None and digest != entry.get(SEAL):
-        witness = f", says '{source}'" if source else ""
-        raise DamagedFile(
-            f"'{file}' is damaged: it has {size:,} bytes and SHA-256 {digest[:12]}..., but {entry.get('bytes')} bytes "
-            f"and {str(entry.get(SEAL))[:12]}... were written{witness}. Copy it again from where it came from."
-        )
+        written, key = entry.get("bytes"), f"'{source}' records" if source else "what was written had"
+        own, other = (f"SHA-256 {digest[:12]}...", f"{str(entry.get(SEAL))[:12]}...")
+        if isinstance(written, int) and written != size:
+            own, other = f"{size:,} bytes", f"{written:,}"
+        raise DamagedFile(f"'{file}' is damaged: it has {own}; {key} {other}. Copy it again from where it came from.")
     return digest

@@ -15,6 +15,7 @@ A group of weight 1 is part of every prediction, so it costs none of its own. A 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 
 from torch import Tensor
@@ -114,10 +115,14 @@ def resolve_guidance(guidance_scale: Guidance, conditioner: Conditioner | None) 
     if not isinstance(guidance_scale, Mapping):
         return guidance_scale
     names = list(dict.fromkeys([*(field for fields in sources.values() for field in fields), *sources]))
-    for name, weight in guidance_scale.items():
+    for name in guidance_scale:
         if name not in names:
             available = f"Available: {', '.join(names)}." if names else "It was trained without conditions."
-            raise InvalidValue(f"Unknown condition in guidance_scale {name}={weight:g} of this model. {available}")
+            is_stage = re.fullmatch(r"primary|secondary|stage\d+", name)
+            hint = (
+                f" To guide a stage differently, set pipe.stages['{name}'].sampling.guidance_scale." if is_stage else ""
+            )
+            raise InvalidValue(f"Unknown condition '{name}' in guidance_scale. {available}{hint}")
     weights: dict[str, float] = {}
     for key, weight in guidance_scale.items():
         for entry, fields in sources.items():

@@ -1,4 +1,4 @@
-"""The schedulers that a stage can be sampled with, by name; five classes of diffusers are corrected here."""
+"""The schedulers that a stage can be sampled with, by name; some classes of diffusers are corrected here."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import diffusers
 import torch
 from diffusers.schedulers.scheduling_deis_multistep import DEISMultistepScheduler
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
 from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
@@ -16,14 +17,14 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from codecdiff.diffusion.noise_schedule import prediction_type_of
-from codecdiff.errors import InvalidValue
+from codecdiff.errors import InvalidValue, did_you_mean
 
 TIMESTEP_SPACINGS = ("even", "karras")
 
 # Name of a scheduler -> class, here or else in diffusers, and the options of diffusers that make it exact.
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddpm": ("DDPMScheduler", {"clip_sample": False, "thresholding": False, "variance_type": "fixed_small"}),
-    "ddim": ("DPMSolverMultistepScheduler", {"solver_order": 1, "algorithm_type": "dpmsolver++"}),
+    "ddim": ("DDIM", {"solver_order": 1, "algorithm_type": "dpmsolver++"}),
     "dpm++2m": ("DPMSolverMultistepScheduler", {"solver_order": 2, "algorithm_type": "dpmsolver++"}),
     "dpm++2m-sde": ("DPMSolverMultistepScheduler", {"solver_order": 2, "algorithm_type": "sde-dpmsolver++"}),
     "dpm++2s": ("DPMSolverSinglestepScheduler", {"solver_order": 2, "lower_order_final": True}),
@@ -92,6 +93,8 @@ def sampling_scheduler(
     scheduler.register_to_config(  # underscores: other classes of diffusers ignore these, without a warning
         _name=name, _timestep_spacing=timestep_spacing, _final_timestep_fraction=final_timestep_fraction
     )
+    defaults = scheduler.config.get("_use_default_values", [])  # what `from_config` does not pass on to another class
+    scheduler.register_to_config(_use_default_values=[*defaults, "solver_order"])
     if not hasattr(scheduler, "scale_model_input"):  # those of flow matching: the state is the denoiser's input
         scheduler.init_noise_sigma, scheduler.scale_model_input = 1.0, lambda sample, timestep: sample
     return scheduler
@@ -119,16 +122,22 @@ def sampling_options(scheduler: Any, train_scheduler: Any) -> dict[str, str]:
         )
     defaults = {name: parameter.default for name, parameter in inspect.signature(cls).parameters.items()}
     spacing = "karras" if options.get("use_karras_sigmas") else options.get("_timestep_spacing", "even")
-    solvers = {} if cls.__name__ != "DDIMScheduler" else {"ddim": {}}  # whose steps are those of `ddim`
+    if options.get("use_karras_sigmas") is False and "use_karras_sigmas" not in options.get("_use_default_values", ()):
+        spacing = "even"  # which is chosen
+    solvers = {}
     for name, (class_name, exact) in (FLOW_SCHEDULERS if prediction_type == "flow" else SCHEDULERS).items():
         if issubclass(_scheduler_class(class_name), cls):
             solvers[name] = {key: value for key, value in exact.items() if key in ("solver_order", "algorithm_type")}
+    if cls.__name__ in ("DDIM", "DDIMScheduler"):  # of any options: they do not change its steps
+        solvers = {"ddim": {}}
     if not solvers:
         _check_scheduler(cls.__name__, "even", prediction_type)
     for name, solver in solvers.items():
         if solver.items() <= {**defaults, **options}.items():
             return {"scheduler": name, "timestep_spacing": spacing}
-    raise InvalidValue(f"Unsupported options of {cls.__name__}: expected {' or '.join(map(str, solvers.values()))}.")
+    texts = [", ".join(f"{key}={value!r}" for key, value in solver.items()) for solver in solvers.values()]
+    hint = f"{cls.__name__}.from_config(stage.scheduler.config, {texts[0]})"
+    raise InvalidValue(f"Unsupported options of {cls.__name__}: expected {' or '.join(texts)}, as made by {hint}.")
 
 
 def _scheduler_class(name: str) -> Any:
@@ -141,15 +150,17 @@ def _check_scheduler(name: str, timestep_spacing: str, prediction_type: str) -> 
     for other, reason in UNSUPPORTED.items():
         if plain == other.lower().removesuffix("scheduler"):
             raise InvalidValue(f"Unsupported scheduler '{name}': {reason}. Available: {available}.")
-    if name not in SCHEDULERS:
-        raise InvalidValue(f"Unknown scheduler '{name}'. Available: {available}.")
+    flow_classes, classes = ([cls for cls, _ in table.values()] for table in (FLOW_SCHEDULERS, SCHEDULERS))
+    if name not in (*SCHEDULERS, *flow_classes, *classes):
+        raise InvalidValue(f"Unknown scheduler '{name}'. Available: {available}.{did_you_mean(name, schedulers)}")
     if name not in schedulers:
-        raise InvalidValue(f"Scheduler '{name}' cannot sample a flow model. Available: {available}.")
+        what = "a flow model" if prediction_type == "flow" else "this model: it is for flow models"
+        raise InvalidValue(f"Scheduler '{name}' cannot sample {what}. Available: {available}.")
     if timestep_spacing not in TIMESTEP_SPACINGS:
         raise InvalidValue(f"Unknown timestep_spacing '{timestep_spacing}'. Available: {', '.join(TIMESTEP_SPACINGS)}.")
     if timestep_spacing == "karras" and (prediction_type == "flow" or name in ("ddpm", "pndm")):
         what = "A flow model" if prediction_type == "flow" else f"Scheduler '{name}'"
-        raise InvalidValue(f"{what} supports only timestep_spacing=even, not '{timestep_spacing}'.")
+        raise InvalidValue(f"{what} supports only timestep_spacing=even, not '{timestep_spacing}': change it first.")
 
 
 def _betas(train_scheduler: Any) -> Tensor:
@@ -187,6 +198,10 @@ class EulerAncestral(EulerAncestralDiscreteScheduler):
         noise = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=sample.dtype)
         self._step_index = (self.step_index or 0) + 1
         return SchedulerOutput(x_start + (after / sigma) ** 2 * (sample - x_start) + fresh * noise)
+
+
+class DDIM(DPMSolverMultistepScheduler):
+    """DDIM, whose steps are those of the solver of order 1, for any prediction and any noise levels."""
 
 
 class DEIS(DEISMultistepScheduler):

@@ -163,7 +163,10 @@ def check_schema(value: Any, where: str, schema: Any) -> Any:
     try:
         return _adapter(schema).validate_python(value)
     except ValidationError as error:
-        raise BadDocument(f"{where} cannot be used: {validation_issues(error)[0]}.") from error
+        issue, names = validation_issues(error)[0], getattr(schema, "model_fields", ())
+        is_unknown = issue.type == "extra_forbidden" and "." not in issue.place
+        hint = did_you_mean(issue.place, names) or f" Known are {', '.join(names)}."
+        raise BadDocument(f"{where} cannot be used: {issue}.{hint if is_unknown else ''}") from error
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import takewhile
@@ -15,15 +15,16 @@ import torch
 from torch import nn
 
 from codecdiff import config, rng
+from codecdiff.arguments import OF_CALLS, OF_PIPELINES, Attributes, keywords_explained, require_type
 from codecdiff.config.schema import Target
-from codecdiff.errors import InvalidValue, UnknownName, UserError, did_you_mean
+from codecdiff.errors import FileExists, InvalidValue, UnknownName, did_you_mean
 from codecdiff.execution import Execution, require_compiler
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec, Conditioner, Denoiser, Splitter
 from codecdiff.pipeline import checkpoint, generation
 from codecdiff.pipeline.code_version import code_versions, warn_of_other_weights
 from codecdiff.pipeline.generation import GenerationConfig, Presets
-from codecdiff.pipeline.stage import Stage, build_denoiser, stage_shapes
+from codecdiff.pipeline.stage import Stage, build_denoiser, part_title, stage_shapes
 from codecdiff.pipeline.stage_folder import is_trained
 from codecdiff.splitters import stage_names
 
@@ -62,8 +63,10 @@ class PipelineState(TypedDict, total=False):
     offload_device: torch.device | None
 
 
-class BasePipeline:
+class BasePipeline(Attributes):
     """The parts of a model and its stages; see `Pipeline`."""
+
+    elsewhere = dict.fromkeys(GenerationConfig.model_fields, OF_CALLS) | OF_PIPELINES
 
     def __init__(
         self,
@@ -86,13 +89,14 @@ class BasePipeline:
         self.snap_context = snap_context
         self.data = data or {}
         self.generation_config = state.get("generation_config") or GenerationConfig()
-        self.presets: Presets = state.get("presets", {})
+        self.presets = state.get("presets", {})
         self.folder = state.get("folder")  # it was loaded from
         self.name = state.get("name", "")  # it was loaded by
         self.base_fingerprint = state.get("base_fingerprint")  # of the parts, weights and sampling options, as loaded
         self.adapters: Sequence[Adapter] = state.get("adapters", ())
         self._base_weights: BaseWeights = state.get("base_weights", {})
         self.num_timesteps = 0  # steps of the current or last call, of all stages and batches together
+        self._progress_bar: dict[str, Any] = {}  # options of tqdm; without any, it is not shown
         self._interrupt = False
         self._execution = state.get("execution", Execution())
         self._offload_device = state.get("offload_device")
@@ -104,7 +108,28 @@ class BasePipeline:
 
     @stages.setter
     def stages(self, stages: Sequence[Stage]) -> None:
+        for stage in stages:
+            require_type(stage, Stage, "pipe.stages['primary']")
         self._stages = StageList(stages)
+
+    @property
+    def generation_config(self) -> GenerationConfig:
+        """Options of calls that do not say otherwise."""
+        return self._generation_config
+
+    @generation_config.setter
+    def generation_config(self, generation_config: GenerationConfig) -> None:
+        require_type(generation_config, GenerationConfig, "codecdiff.GenerationConfig(audio_length_in_s=5)")
+        self._generation_config = generation_config
+
+    @property
+    def presets(self) -> Presets:
+        """Sampling options of stages by their names, for each quality that is not sampled as usual."""
+        return self._presets
+
+    @presets.setter
+    def presets(self, presets: Presets) -> None:
+        self._presets = generation.checked_presets(presets, self.stage_names)
 
     @property
     def components(self) -> dict[str, Any]:
@@ -128,6 +153,13 @@ class BasePipeline:
         """Sample rate of the audio, in Hz."""
         return self.codec.sample_rate
 
+    sampling_rate = sample_rate  # as in diffusers and in `PipelineOutput`
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the denoisers."""
+        return next((p.dtype for stage in self.stages for p in stage.denoiser.parameters()), torch.float32)
+
     @property
     def device(self) -> torch.device:
         """Device that computes."""
@@ -139,7 +171,7 @@ class BasePipeline:
         return stage_names(len(stage_shapes(self.codec, self.splitter, 1)))
 
     @classmethod
-    @generation.keywords_explained
+    @keywords_explained
     def from_pretrained(
         cls,
         name: Path | str,
@@ -183,7 +215,7 @@ class BasePipeline:
         pipeline.to(device, dtype)
         return pipeline.compile() if compile else pipeline
 
-    @generation.keywords_explained
+    @keywords_explained
     def save_pretrained(self, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> None:
         """Save the model to a folder, or complete a folder that holds the same model.
 
@@ -198,6 +230,8 @@ class BasePipeline:
             >>> pipe = codecdiff.load("my-model")
 
         """
+        if Path(folder).is_file():
+            raise FileExists(f"'{folder}' is a file: name a folder.")
         records = [adapter.record.model_dump() for adapter in self.adapters]
         if records and (Path(folder) / checkpoint.MODEL_FILE).exists():
             raise InvalidValue(f"'{folder}' holds a model, and this one has adapters: save it in another folder.")
@@ -207,7 +241,7 @@ class BasePipeline:
             checkpoint.save_stage(Path(folder), replace(stage, facts=facts), dtype, source=self.folder)
         generation.save_generation_config(Path(folder), self.generation_config)
         if self.presets:
-            generation.save_presets(Path(folder), self.presets)
+            generation.save_presets(Path(folder), generation.checked_presets(self.presets, self.stage_names))
         if self.folder is not None:
             from codecdiff.pipeline.run_lock import copy_run_lock
 
@@ -360,23 +394,18 @@ class BasePipeline:
         conditioner = self.conditioner
         fields = f", reads {', '.join(conditioner.fields)}" if conditioner else ""
         rows = {
-            "codec": f"{_title('codecs', self.codec)}: {self.codec.num_codebooks} codebooks of "
+            "codec": f"{part_title('codecs', self.codec)}: {self.codec.num_codebooks} codebooks of "
             f"{self.codec.codebook_size:,}, {self.codec.frame_rate:.4g} frames/s, {self.sample_rate:,} Hz",
-            "pattern": f"{_title('splitters', self.splitter)}: {', '.join(self.stage_names)}",
-            "conditioner": f"{_title('conditioners', conditioner)}{fields}" if conditioner else "none",
+            "pattern": f"{part_title('splitters', self.splitter)}: {', '.join(self.stage_names)}",
+            "conditioner": f"{part_title('conditioners', conditioner)}{fields}" if conditioner else "none",
         }
-        for stage in self.stages:
-            size, sampling = sum(p.numel() for p in stage.denoiser.parameters()), stage.sampling
-            rows[stage.name] = (
-                f"{_title('denoisers', stage.denoiser)}, {size:,} parameters; {sampling.scheduler}, "
-                f"{sampling.num_inference_steps} steps, guidance scale {sampling.guidance_scale}"
-            )
-        return rows
+        return rows | {stage.name: stage.describe() for stage in self.stages}
 
     def __repr__(self) -> str:
         rows = self.describe()
         width = max(map(len, rows))
-        return "\n".join(["Pipeline", *(f"  {name:{width}}  {text}" for name, text in rows.items())])
+        where = f"Pipeline on {self.device}, denoisers in {str(self.dtype).removeprefix('torch.')}"
+        return "\n".join([where, *(f"  {name:{width}}  {text}" for name, text in rows.items())])
 
 
 def usable_device(device: torch.device | str) -> torch.device:
@@ -388,17 +417,3 @@ def usable_device(device: torch.device | str) -> torch.device:
         reason = "no such kind" if reason.startswith("Expected one of") else reason
         hint = "Use cpu, or a GPU that `codecdiff doctor` lists, as in cuda:1"
         raise InvalidValue(f"Device '{device}' cannot be used: {reason}. {hint}.") from error
-
-
-def _title(kind: str, part: Any) -> str:
-    """Return the name of a part with those inside it, as in "normalized(dac)"."""
-
-    def title(spec: Mapping[str, Any]) -> str:
-        values = [each for value in spec.values() for each in (value if isinstance(value, list) else [value])]
-        inner = [title(value) for value in values if isinstance(value, Mapping) and "name" in value]
-        return spec["name"] + (f"({', '.join(inner)})" if inner else "")
-
-    try:
-        return title(config.to_config(kind, part))
-    except UserError:  # a part that is not installed, such as a class of a notebook
-        return type(part).__name__

@@ -19,7 +19,15 @@ from codecdiff.errors import InvalidValue, UserError
 from codecdiff.interfaces import Condition, Prompt, prompt_fields
 from codecdiff.pipeline import conditions
 from codecdiff.pipeline.base import BasePipeline
-from codecdiff.pipeline.generation import SAMPLING_OPTIONS, GenerationConfig, GenerationOptions, Quality, usual_preset
+from codecdiff.pipeline.generation import (
+    SAMPLING_OPTIONS,
+    GenerationConfig,
+    GenerationOptions,
+    Quality,
+    StepCallback,
+    replaced_latents,
+    usual_preset,
+)
 from codecdiff.pipeline.stage import Stage, stage_frame_rate, stage_shapes
 from codecdiff.pipeline.windows import Window, decode_loop, plan_windows, window_frames
 
@@ -28,9 +36,6 @@ if TYPE_CHECKING:
 
 MAX_LOOKUP = 8192  # frames whose codes are looked up at once
 LOOP_CONTEXT = 128  # frames before the beginning and behind the end of a loop, of a codec whose context is unbounded
-
-# (pipeline, step, timestep, {"latents": ..., "stage": ...}) -> what replaces the latents, or None
-StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
 
 
 class GenerationInterrupted(UserError, RuntimeError):
@@ -145,6 +150,8 @@ class CascadePipeline(BasePipeline):
         callback: StepCallback | None,
     ) -> Callable[[Stage, Tensor, Tensor], Tensor]:
         """Count the steps of a run, and return the function to call after each, with the latents it returns."""
+        if callback is not None and not callable(callback):
+            raise InvalidValue(f"Invalid callback_on_step_end={callback!r}: expected a function.")
         self._interrupt, steps, self.num_timesteps = False, count(), 0
         strength = 1.0 if batches[0].edit is None else batches[0].edit.strength
         for i, stage in enumerate(stages):
@@ -155,7 +162,7 @@ class CascadePipeline(BasePipeline):
         def on_step_end(stage: Stage, timestep: Tensor, latents: Tensor) -> Tensor:
             if callback is not None:
                 result = callback(self, next(steps), timestep, {"latents": latents, "stage": stage.name})
-                latents = (result or {}).get("latents", latents)
+                latents = replaced_latents(result, latents)
             if self._interrupt:
                 raise GenerationInterrupted(f"Generation was interrupted in stage {stage.name}.")
             return latents

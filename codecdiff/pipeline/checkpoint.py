@@ -101,9 +101,10 @@ def read_config(folder: Path, digests: dict[str, str] | None = None) -> dict[str
         problem = f"does not hold a model: {MODEL_FILE} is missing" if folder.exists() else "does not exist"
         raise MissingFile(f"{folder} {problem}.{models_hint(str(folder))}")
     spec = legacy.upgrade_model(read_sealed(file, digests, MODEL_FILE))
-    version = spec.get("format") if isinstance(spec, dict) else None
-    require_short(file, spec if isinstance(spec, dict) else {})
-    if version != FORMAT:
+    if not isinstance(spec, dict) or "format" not in spec:
+        raise InvalidValue(f"{file} does not describe a model: it has no format. Copy it again.")
+    require_short(file, spec)
+    if (version := spec["format"]) != FORMAT:
         raise InvalidValue(f"{file} has format {version}; this codecdiff reads format {FORMAT}. Update codecdiff.")
     if missing := REQUIRED - spec.keys():
         raise InvalidValue(f"{file} is incomplete: it lacks {', '.join(sorted(missing))}. Copy it again.")

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import pad
 
+from codecdiff.arguments import Arguments
 from codecdiff.codecs import chunked
 from codecdiff.config.schema import Target
 from codecdiff.data.audio import open_streams, read_audio
@@ -109,10 +110,8 @@ class EditMask:
         return [StageMask(latents, mask > 0, not bool(new.any()), self.strength) for latents, mask, new in stages]
 
 
-class Edit(BaseModel, ABC):
+class Edit(Arguments, ABC):
     """A rule for what to keep of a source. Its fields are all that is needed to apply it again."""
-
-    model_config = ConfigDict(extra="forbid")
 
     @abstractmethod
     def apply(self, source: EditMask, codec: Codec) -> EditMask:
@@ -132,6 +131,11 @@ class Edit(BaseModel, ABC):
                     f"{have.get(codec.channels, f'of {codec.channels}')}: the channels are mixed.",
                     stacklevel=3,
                 )
+        if not isinstance(audio, Tensor):
+            raise InvalidValue(
+                f"Invalid audio of type {type(audio).__name__}: expected a file, or a tensor (ch, t) of "
+                f"{codec.sample_rate:,} Hz, as in out.audios[0] or torch.from_numpy(array)."
+            )
         if audio.ndim != 2 or not audio.shape[1] or audio.shape[0] not in (1, codec.channels):
             raise InvalidValue(f"Invalid audio of shape {tuple(audio.shape)}: expected (ch, t), as in out.audios[0].")
         audio = self._trimmed(audio.expand(codec.channels, -1), codec)
@@ -148,7 +152,7 @@ class Refine(Edit):
     """Keep some levels, 0 the coarsest, and generate the others: another performance of the same music."""
 
     name: Literal["refine"] = "refine"
-    keep: tuple[int, ...]
+    keep: tuple[int, ...] = Field(examples=[[0, 1]])
 
     def apply(self, source: EditMask, codec: Codec) -> EditMask:
         """Keep all frames of these levels."""
@@ -159,7 +163,7 @@ class Inpaint(Edit):
     """Generate some regions again, each (start, stop) in seconds; with `levels`, only these of them."""
 
     name: Literal["inpaint"] = "inpaint"
-    regions: tuple[tuple[float, float], ...]
+    regions: tuple[tuple[float, float], ...] = Field(examples=[[(2, 3.5)]])
     levels: tuple[int, ...] | None = None
 
     def apply(self, source: EditMask, codec: Codec) -> EditMask:
@@ -172,7 +176,7 @@ class Extend(Edit):
     """Continue for some seconds after the end."""
 
     name: Literal["extend"] = "extend"
-    seconds: float = Field(gt=0, le=3600)
+    seconds: float = Field(gt=0, le=3600, examples=[5])
 
     def apply(self, source: EditMask, codec: Codec) -> EditMask:
         """Keep all codes, and append frames."""
@@ -187,7 +191,7 @@ class Vary(Edit):
     """Generate a variation of the source: the closer to it the smaller the strength."""
 
     name: Literal["vary"] = "vary"
-    strength: float = Field(gt=0, le=1)
+    strength: float = Field(gt=0, le=1, examples=[0.4])
 
     def apply(self, source: EditMask, codec: Codec) -> EditMask:
         """Keep nothing, and start every stage from noisy latents of the source."""
@@ -198,7 +202,7 @@ class Restore(Edit):
     """Keep the coarsest levels, as of audio that was coded with so many, and generate the finer ones."""
 
     name: Literal["restore"] = "restore"
-    levels: int = Field(ge=1)
+    levels: int = Field(ge=1, examples=[3])
 
     def apply(self, source: EditMask, codec: Codec) -> EditMask:
         """Keep all frames of the coarsest levels."""

@@ -2,47 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, ParamSpec, Self, TypedDict, TypeVar, Unpack
+from typing import Annotated, Any, Literal, Self, TypedDict, Unpack, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
+from pydantic import ConfigDict, Field, NonNegativeInt
+from torch import Tensor
 
+from codecdiff.arguments import Arguments, unexpected_option
 from codecdiff.config.schema import Fraction, Guidance, GuidanceMethod, Interval, SamplingConfig
 from codecdiff.data.sealed import FILES, SEAL, read_sealed, write_sealed
-from codecdiff.errors import InvalidValue, did_you_mean, validation_issues
+from codecdiff.errors import InvalidValue, did_you_mean
 from codecdiff.files import check_schema
 from codecdiff.interfaces import Prompt, prompt_fields
 
-OTHER_NAMES = {  # what an option is called elsewhere
-    **dict.fromkeys(("audio_end_in_s", "duration", "seconds"), "audio_length_in_s"),
-    **dict.fromkeys(("cfg_scale", "guidance"), "guidance_scale"),
-    **dict.fromkeys(("num_images_per_prompt", "num_return_sequences", "num_samples"), "num_waveforms_per_prompt"),
-    **dict.fromkeys(("num_steps", "steps"), "num_inference_steps"),
-    "callback": "callback_on_step_end",
-    "device_map": "device",
-    "negative": "negative_prompt",
-    "torch_dtype": "dtype",
-}
-NOT_OPTIONS = {  # options of diffusers whose purpose is served otherwise
-    **dict.fromkeys(("output_type", "return_dict"), "Leave it out: out.audios is a tensor on the CPU."),
-    **dict.fromkeys(("safe_serialization", "use_safetensors"), "Leave it out: all weights are safetensors."),
-    **dict.fromkeys(("initial_audio_waveforms", "strength"), "Use pipe.edit(audio, codecdiff.Vary(strength=0.4))."),
-    "callback_on_step_end_tensor_inputs": "Leave it out: the callback always receives the latents.",
-    "latents": "Use seed=0 or generator=torch.Generator().manual_seed(0).",
-    "local_files_only": "Leave it out: what a model names is fetched only with allow_download=True.",
-    "low_cpu_mem_usage": "Leave it out.",
-    "trust_remote_code": "Leave it out: a model folder contains no code.",
-    "variant": "Leave it out: dtype=torch.float16 converts the weights.",
-}
-HINTS = {
-    "loudness": " Use a level in LUFS, e.g. -14, or 'off' for audio as it is decoded.",
-    "seed": " For several samples of a prompt, set one seed and num_waveforms_per_prompt=2.",
-}
-P = ParamSpec("P")
-R = TypeVar("R")
 GENERATION_FILE, PRESETS_FILE = "generation_config.json", "presets.json"
 MAX_BATCH = 4096
 SAMPLING_OPTIONS = (  # of every stage
@@ -52,39 +25,11 @@ SAMPLING_OPTIONS = (  # of every stage
     "guidance_rescale",
     "guidance_interval",
 )
+# (pipeline, step, timestep, {"latents": ..., "stage": ...}) -> what replaces the latents, or None
+StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
 Quality = Literal["paper", "balanced", "fast"]
 Presets = dict[Quality, dict[str, SamplingConfig]]  # of every stage by its name, the options that are set explicitly
 Loudness = Annotated[float, Field(ge=-40, le=-5)] | Literal["off"]
-
-
-class UnexpectedOption(InvalidValue, TypeError):
-    """A keyword argument that does not exist."""
-
-
-def unexpected_option(unknown: str, names: Sequence[str]) -> UnexpectedOption:
-    """Return the error for a keyword argument, which says what it is called here, or which one of `names` is near."""
-    if other := OTHER_NAMES.get(unknown):
-        hint = f" Did you mean '{other}'?"
-    elif unknown in NOT_OPTIONS:
-        hint = f" {NOT_OPTIONS[unknown]}"
-    else:
-        hint = did_you_mean(unknown, names) or f" Options: {', '.join(names)}."
-    return UnexpectedOption(f"Unexpected option '{unknown}'.{hint}")
-
-
-def keywords_explained(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a function to raise UnexpectedOption for keyword arguments that it does not have."""
-    parameters = inspect.signature(function).parameters.values()
-    names = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-    available = {parameter.name for parameter in parameters}
-
-    @wraps(function)
-    def checked(*arguments: P.args, **options: P.kwargs) -> R:
-        if unknown := next((name for name in options if name not in available), None):
-            raise unexpected_option(unknown, names)
-        return function(*arguments, **options)
-
-    return checked
 
 
 class GenerationOptions(TypedDict, total=False):
@@ -107,7 +52,7 @@ class GenerationOptions(TypedDict, total=False):
     loudness: Loudness | None
 
 
-class GenerationConfig(BaseModel):
+class GenerationConfig(Arguments):
     """Options of generation, in the words of diffusers. A model folder keeps its own in generation_config.json.
 
     audio_length_in_s: duration; that of an edit follows from its source.
@@ -129,9 +74,9 @@ class GenerationConfig(BaseModel):
 
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(frozen=True)
 
-    audio_length_in_s: float = Field(default=10.0, gt=0, le=3600)
+    audio_length_in_s: float = Field(default=10.0, gt=0, le=3600, allow_inf_nan=False)
     num_inference_steps: int | None = None
     guidance_scale: Guidance | None = None
     quality: Quality | None = None
@@ -156,12 +101,51 @@ class GenerationConfig(BaseModel):
         if unknown := next((name for name in overrides if name not in names), None):
             raise unexpected_option(unknown, names)
         values = {name: value for name, value in overrides.items() if value is not None}
-        try:
-            return type(self)(**{**dict(self), **values}) if values else self
-        except ValidationError as error:
-            issue = validation_issues(error)[0]
-            name = issue.place.partition(".")[0]
-            raise InvalidValue(f"Invalid {name}={values[name]!r}: {issue.problem}.{HINTS.get(name, '')}") from error
+        return type(self)(**{**dict(self), **values}) if values else self
+
+
+def replaced_latents(result: Any, latents: Tensor) -> Tensor:
+    """Return the latents that a callback has returned, or those that it was called with if it returned none.
+
+    Raises InvalidValue for anything else.
+    """
+    if result is None:
+        return latents
+    if not isinstance(result, Mapping):
+        raise InvalidValue(f"callback_on_step_end returned {result!r}: expected its last argument, a mapping, or None.")
+    replaced = result.get("latents", latents)
+    if not isinstance(replaced, Tensor) or replaced.shape != latents.shape:
+        shown = tuple(replaced.shape) if isinstance(replaced, Tensor) else repr(replaced)
+        raise InvalidValue(
+            f"callback_on_step_end returned latents {shown}: expected a tensor of shape {tuple(latents.shape)}."
+        )
+    return replaced.to(latents)
+
+
+def with_progress_bar(callback: StepCallback | None, options: Mapping[str, Any]) -> StepCallback:
+    """Return a callback that advances a progress bar of all steps of a call, and calls the given one."""
+    from huggingface_hub.utils import tqdm
+
+    bar: Any = None
+
+    def on_step_end(pipe: Any, step: int, timestep: Tensor, values: dict[str, Any]) -> dict[str, Any] | None:
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(total=pipe.num_timesteps, **options)
+        bar.update()
+        if step + 1 == pipe.num_timesteps:
+            bar.close()
+        return callback(pipe, step, timestep, values) if callback else None
+
+    return on_step_end
+
+
+def unused_note(negative_prompt: Prompt, guidance_scales: Iterable[Guidance]) -> str:
+    """Return a note on a negative prompt that no stage is guided away from; empty if there is none."""
+    scales = [value for each in guidance_scales for value in (each.values() if isinstance(each, Mapping) else [each])]
+    if not any(prompt_fields(negative_prompt).values()) or any(scale != 1 for scale in scales):
+        return ""
+    return "The negative prompt has no effect: no stage is guided, because guidance_scale is 1."
 
 
 def usual_preset(quality: Quality, sampling: SamplingConfig, train_scheduler: Any) -> dict[str, Any]:
@@ -207,6 +191,17 @@ def load_generation_config(folder: Path) -> GenerationConfig:
     if isinstance(options, dict):
         options = {name: value for name, value in options.items() if name not in (FILES, SEAL)}
     return check_schema(options, str(file), GenerationConfig)
+
+
+def checked_presets(presets: Any, stages: Sequence[str]) -> Presets:
+    """Return presets of a model with these stages. Raises InvalidValue for another name or other options."""
+    table = presets if isinstance(presets, Mapping) else {}
+    stages_of = [name for own in table.values() if isinstance(own, Mapping) for name in own]
+    for kind, available, names in (("preset", get_args(Quality), table), ("stage", stages, stages_of)):
+        if unknown := next((name for name in names if name not in available), None):
+            hint = f"Available: {', '.join(available)}.{did_you_mean(str(unknown), available)}"
+            raise InvalidValue(f"Unknown {kind} {unknown!r} in the presets of a model. {hint}")
+    return check_schema(presets, "The table of presets", Presets)
 
 
 def save_presets(folder: Path, presets: Presets) -> None:

@@ -32,6 +32,8 @@ def find_model(name: Path | str) -> Path:
 
     A hub id is fetched. Raises UnknownName if the model is not found.
     """
+    if not isinstance(name, str | Path) or not str(name):
+        raise InvalidValue(f"Invalid model {name!r}: expected a name or a folder.{models_hint('')}")
     folder = _local_folder(name)
     return folder if folder.exists() else _download(str(name))
 

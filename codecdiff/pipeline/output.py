@@ -61,7 +61,8 @@ class PipelineOutput:
 
         """
         if len(self.audios) > 1 and "{n}" not in str(pattern):
-            raise InvalidValue(f"{len(self.audios)} waveforms cannot all be '{pattern}': write 'sample-{{n}}.wav'.")
+            numbered = Path(pattern).with_stem(f"{Path(pattern).stem}-{{n}}")
+            raise InvalidValue(f"{len(self.audios)} waveforms cannot all be '{pattern}': write '{numbered}'.")
         files = [Path(str(pattern).replace("{n}", str(i + 1))) for i in range(len(self.audios))]
         for file, audio, request in zip(files, self.audios, self.requests, strict=True):
             if issue := write_waveform(file, audio, self.sampling_rate, request):

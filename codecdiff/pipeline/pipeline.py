@@ -11,12 +11,19 @@ import torch
 from torch import Tensor
 
 from codecdiff import __version__
+from codecdiff.arguments import require_type
 from codecdiff.errors import InvalidValue
 from codecdiff.files import sha256
 from codecdiff.interfaces import Prompt, prompt_fields
 from codecdiff.pipeline.cascade import CascadePipeline, StepCallback
 from codecdiff.pipeline.conditions import check_fields
-from codecdiff.pipeline.generation import GenerationConfig, GenerationOptions, prompt_list
+from codecdiff.pipeline.generation import (
+    GenerationConfig,
+    GenerationOptions,
+    prompt_list,
+    unused_note,
+    with_progress_bar,
+)
 
 if TYPE_CHECKING:
     from codecdiff.pipeline.editing import AnyEdit, Edit
@@ -85,7 +92,7 @@ class Pipeline(CascadePipeline):
         check_fields([*prompts, settings.negative_prompt], self.conditioner)
         frames, samples = self.frames(seconds), round(seconds * self.sample_rate)
         codes = self.generate_codes(
-            prompts, frames, settings, partial=partial, callback_on_step_end=callback_on_step_end
+            prompts, frames, settings, partial=partial, callback_on_step_end=self._on_step_end(callback_on_step_end)
         )
         return self._output(prompts, codes, samples, settings)
 
@@ -113,6 +120,9 @@ class Pipeline(CascadePipeline):
             PipelineOutput(audios=(1, 1, 44100), codes=(1, 9, 87), sampling_rate=44100)
 
         """
+        from codecdiff.pipeline.editing import Edit
+
+        require_type(edit, Edit, "an edit such as codecdiff.Vary(strength=0.4)")
         if options.get("loop"):
             raise InvalidValue("An edit keeps the ends of its source, so it makes no loop: leave out loop.")
         settings = self._options(generation_config, generator, options).merge(loop=False)
@@ -121,7 +131,7 @@ class Pipeline(CascadePipeline):
             mask, samples = edit.apply_to_audio(audio, self.codec, self.target)
         mask = mask.repeat(settings.num_waveforms_per_prompt)
         codes = self.generate_codes(
-            [prompt], mask.frames, settings, edit=mask, callback_on_step_end=callback_on_step_end
+            [prompt], mask.frames, settings, edit=mask, callback_on_step_end=self._on_step_end(callback_on_step_end)
         )
         checksum = None if isinstance(audio, Tensor) else sha256(audio)
         return self._output([prompt], codes, samples, settings, edit=edit, source=checksum)
@@ -179,16 +189,25 @@ class Pipeline(CascadePipeline):
             if index in wanted:
                 yield request.playable(self.decode([codes], samples, loop=options.loop)[0], self.sample_rate)
 
+    def set_progress_bar_config(self, **options: Any) -> None:
+        """Show a progress bar in calls and edits, with these options of tqdm; `disable=True` hides it again."""
+        self._progress_bar = {"disable": False, **options}
+
+    def _on_step_end(self, callback: StepCallback | None) -> StepCallback | None:
+        return with_progress_bar(callback, self._progress_bar) if self._progress_bar else callback
+
     def _options(
         self, generation_config: GenerationConfig | None, generator: torch.Generator | None, options: GenerationOptions
     ) -> GenerationConfig:
+        if generation_config is not None:
+            require_type(generation_config, GenerationConfig, "options by their names, as in negative_prompt='drums'")
         merged = (generation_config or self.generation_config).merge(**options)
         if generator is None:
             return merged
         if not isinstance(generator, torch.Generator):
             raise InvalidValue(
                 f"Invalid generator of type {type(generator).__name__}: expected one torch.Generator, as in "
-                "torch.Generator().manual_seed(0)."
+                "torch.Generator().manual_seed(0). It draws one seed, and every waveform of a call has its own noise."
             )
         if options.get("seed") is not None:
             raise InvalidValue("Both seed and generator say what to draw: leave one out.")
@@ -204,13 +223,19 @@ class Pipeline(CascadePipeline):
     ) -> PipelineOutput:
         """Decode codes (1, k, l), generated one after another, to `samples` each; `edited` is as in `request`.
 
-        Warns of words that the model was not trained on.
+        Warns of words that the model was not trained on, and of a negative prompt without effect.
         """
         from codecdiff.pipeline.output import PipelineOutput
         from codecdiff.pipeline.vocabulary import vocabulary_note
 
-        if note := vocabulary_note(self.conditioner, self.data, prompts, self.name):
-            warnings.warn(note, stacklevel=3)
+        negative, guidance = (
+            settings.negative_prompt,
+            [s.sampling.guidance_scale for s in self.sampled_stages(settings)],
+        )
+        texts = [*prompts, negative]
+        for note in (vocabulary_note(self.conditioner, self.data, texts, self.name), unused_note(negative, guidance)):
+            if note:
+                warnings.warn(note, stacklevel=3)
         count = settings.num_waveforms_per_prompt
         request = self.request("", settings, **edited)
         batch = {} if len(prompts) == 1 else {"batch": None}  # it has samples of other prompts

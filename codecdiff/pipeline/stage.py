@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from codecdiff import config
+from codecdiff.arguments import Attributes, require_type
 from codecdiff.config.schema import SamplingConfig
 from codecdiff.diffusion.noise_schedule import evaluation_steps, max_inference_steps, scheduler_to_config, start_step
-from codecdiff.errors import InvalidValue
+from codecdiff.errors import InvalidValue, UserError
 from codecdiff.interfaces import Codec, Conditioner, Denoiser, Splitter
 from codecdiff.pipeline.code_version import code_versions
 
 
-@dataclass
-class Stage:
+@dataclass(repr=False)
+class Stage(Attributes):
     """One stage of a model: its denoiser, the diffusion process it was trained with and how it is sampled.
 
     train_scheduler: one of `training_scheduler`.
-    sampling: its scheduler, steps, guidance and timesteps, unless a call says otherwise.
+    sampling: its scheduler, steps, guidance and timesteps, unless a call says otherwise. Options that are not set in
+        one that is assigned stay as they are.
     noise_color: of `colored`.
     facts: how it was trained.
 
@@ -35,8 +37,16 @@ class Stage:
         'unipc'
         >>> stage.scheduler = "euler"
         >>> stage.sampling.num_inference_steps = 20
+        >>> stage.sampling = codecdiff.SamplingConfig(guidance_scale=2.0)
+        >>> stage
+        Stage primary: unet, 3,241,939 parameters; euler, 20 steps, guidance scale 2.0
 
     """
+
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(SamplingConfig.model_fields, "It is one of the stage's sampling: stage.sampling.{name} = ..."),
+        **dict.fromkeys(("model", "transformer", "unet"), "Its network is stage.denoiser."),
+    }
 
     name: str
     denoiser: Denoiser
@@ -46,7 +56,7 @@ class Stage:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
-        self.scheduler = self.sampling.scheduler  # reports an unknown name before training, not after it
+        _ = self.scheduler  # reports an unknown name before training, not after it
         if self.distilled:
             from codecdiff.diffusion.distillation import check_distilled
 
@@ -67,13 +77,17 @@ class Stage:
     def scheduler(self, scheduler: Any) -> None:
         from codecdiff.diffusion.schedulers import sampling_options
 
-        previous = self.sampling
-        self.sampling = previous.model_copy(update=sampling_options(scheduler, self.train_scheduler))
-        try:
-            _ = self.scheduler
-        except ValueError:
-            self.sampling = previous
-            raise
+        self.sampling = SamplingConfig(**sampling_options(scheduler, self.train_scheduler))
+
+    if not TYPE_CHECKING:
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            """Set an attribute, of `sampling` what is set in it. Raises InvalidValue for what the stage cannot be."""
+            if name == "sampling":
+                require_type(value, SamplingConfig, "codecdiff.SamplingConfig(num_inference_steps=20)")
+                if name in vars(self):
+                    value = self.with_sampling(**value.model_dump(exclude_unset=True)).sampling
+            super().__setattr__(name, value)
 
     def with_sampling(self, **options: Any) -> Self:
         """Return the stage, with the same denoiser, sampled by other options. Raises InvalidValue if it cannot be."""
@@ -99,6 +113,17 @@ class Stage:
                 f"Invalid num_inference_steps={steps}: expected 1 to {most} for {self.name}, "
                 f"which was trained with num_train_timesteps={total}{reason}."
             )
+
+    def __repr__(self) -> str:
+        return f"Stage {self.name}: {self.describe()}"
+
+    def describe(self) -> str:
+        """Return what the stage is, in a line."""
+        size, sampling = sum(p.numel() for p in self.denoiser.parameters()), self.sampling
+        return (
+            f"{part_title('denoisers', self.denoiser)}, {size:,} parameters; {sampling.scheduler}, "
+            f"{sampling.num_inference_steps} steps, guidance scale {sampling.guidance_scale}"
+        )
 
     def to_config(self) -> dict[str, Any]:
         """Return the description of the stage for its stage.json."""
@@ -157,3 +182,17 @@ def stage_frame_rate(codec: Codec, splitter: Splitter, i: int) -> float:
     """Return how many frames of stage `i` a second of audio has."""
     shorter, longer = (stage_shapes(codec, splitter, frames)[i][1] for frames in (64, 128))
     return codec.frame_rate * (longer - shorter) / 64
+
+
+def part_title(kind: str, part: Any) -> str:
+    """Return the name of a part with those inside it, as in "normalized(dac)"."""
+
+    def title(spec: Mapping[str, Any]) -> str:
+        values = [each for value in spec.values() for each in (value if isinstance(value, list) else [value])]
+        inner = [title(value) for value in values if isinstance(value, Mapping) and "name" in value]
+        return spec["name"] + (f"({', '.join(inner)})" if inner else "")
+
+    try:
+        return title(config.to_config(kind, part))
+    except UserError:  # a part that is not installed, such as a class of a notebook
+        return type(part).__name__

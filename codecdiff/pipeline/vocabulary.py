@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MAX_WORDS = 3_000  # of a vocabulary that is recorded: about 20 kB
 MAX_EXAMPLES = 30  # words that a note lists; `codecdiff inspect` prints all
+FUNCTION_WORDS = {"and", "but", "for", "from", "into", "over", "the", "with", "without"}  # which a note leaves out
 WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*#?")  # a sharp belongs to its note
 
 
@@ -59,11 +60,11 @@ def vocabulary_note(
     trained = dict.fromkeys(str(data.get("words", "")).split() if read_from_text else [])  # in their order
     parsed = [pattern for field, pattern in (("key", KEY), ("tempo", TEMPO)) if field in read_from_text]
     texts = [reduce(lambda text, pattern: pattern.sub("", text), parsed, prompt_text(prompt)) for prompt in prompts]
-    words = dict.fromkeys(word for text in texts for word in words_of(text))
-    new = [f"'{word}'" for word in words if word not in trained]
+    words = {word.casefold(): word for text in texts for word in WORD.findall(text.replace("♯", "#"))}
+    new = [f"'{as_written}'" for word, as_written in words.items() if word not in trained]
     if not trained or not new:
         return ""
-    examples = [word for word in trained if len(word) > 2 or word.endswith("#")]
+    examples = [word for word in trained if (len(word) > 2 or word.endswith("#")) and word not in FUNCTION_WORDS]
     is_cut = len(examples) > MAX_EXAMPLES
     more = f"... All of them: codecdiff inspect {shlex.quote(model)}" if is_cut and model else "..."
     listed = ", ".join([*examples[:MAX_EXAMPLES], *([more] if is_cut else [])])
