@@ -180,13 +180,18 @@ def compare(
     """
     from codecdiff.cli.train import config_file
     from codecdiff.config import load_config
-    from codecdiff_eval.compare.budget import cost_table, describe_costs, make_variants
+    from codecdiff_eval.compare.budget import cost_table, describe_costs, make_variants, sampling_warnings
     from codecdiff_eval.compare.config import CompareConfig
     from codecdiff_eval.compare.experiment import Experiment
-    from codecdiff_eval.compare.runs import require_music
-    from codecdiff_eval.inputs import load_engine
+    from codecdiff_eval.compare.runs import require_columns, require_music
+    from codecdiff_eval.inputs import load_engine, warn
     from codecdiff_eval.report import console_table
 
+    if Path(config).is_dir():
+        raise InvalidValue(
+            f"'{config}' is a folder: expected a YAML file. To compare trained models, write them into one, as in "
+            f"variants: {{one: [model={config}], two: [model=FOLDER]}}, with experiment: {{data: {{audio: FOLDER}}}}."
+        )
     file, (cluster, device) = config_file(config, "compare"), load_engine(engine, device, workers)
     output = output or Path("runs", file.stem)
     comparison = load_config(CompareConfig, file, overrides or [])
@@ -195,8 +200,10 @@ def compare(
     variants = make_variants(comparison)
     if not plan:
         require_music(variants)
+        require_columns(variants, comparison.evaluation.probes)
     out.print(console_table(cost_table(variants)))
     out.print(describe_costs(comparison, variants, "cpu" if device == "cpu" else ""), soft_wrap=True)
+    warn(sampling_warnings(variants))
     if not plan:
         place = select_device(device)
         experiment = Experiment(comparison, variants, output, place, log, cluster)
