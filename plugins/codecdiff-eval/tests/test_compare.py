@@ -567,6 +567,7 @@ def test_a_comparison_is_interrupted_resumes_and_is_written(
     monkeypatch.setattr(StageTrainer, "step", interrupted)
     stopped = compare()
     assert stopped.exit_code != 0
+    assert "Stopped. Run the same command again to resume." in stopped.output
     assert "plain, seed 0: encoding the music" in stopped.output
     assert steps[-1] == ("secondary", 0, 3)
     assert not (output / "index.html").exists()
