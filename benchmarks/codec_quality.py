@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -167,14 +168,19 @@ def read_codec(model: str | None, name: str, options: list[str]) -> Any:
     """Return the codec of a model, or a codec by name with options key=value."""
     if model:
         return codecdiff.load(model).codec
-    return build("codecs", {"name": name, **dict(option.split("=", 1) for option in options)})
+    codec = build("codecs", {"name": name, **dict(option.split("=", 1) for option in options)})
+    if not codec.is_fitted:
+        sys.exit(
+            f"{name} has to be fitted to music before it can be measured: use --model FOLDER, a model with this codec."
+        )
+    return codec
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", help="recordings")
-    parser.add_argument("--codec", default="starter", help="its name")
+    parser.add_argument("--codec", default="starter-neural", help="its name")
     parser.add_argument("--model", help="measure the codec of this model")
     parser.add_argument("--json", type=Path, help="file to write the figures to")
     parser.add_argument("options", nargs="*", help="of the codec, as key=value")

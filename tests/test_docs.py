@@ -86,6 +86,18 @@ def test_the_python_of_a_page_runs(
             test()
 
 
+def test_each_example_of_a_metric_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    page = ROOT / "docs" / "scores.md"
+    ((module, text),) = NAMED.findall(page.read_text(encoding="utf-8"))
+    (tmp_path / f"{module}.py").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    examples = blocks(page, "python")
+    for example in examples:
+        exec(compile(example, page.name, "exec"), {"__name__": page.stem})
+    assert sum("print(" in example for example in examples) == len(examples) - 1  # all but the module
+
+
 TRAINING = [page for page in PAGES if page not in TUTORIALS]
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -47,7 +48,9 @@ GuidanceScale = Annotated[
 Loudness = Annotated[
     float | None, typer.Option(metavar="DBFS", help="RMS level to scale clips to, as in -20. Default: unchanged.")
 ]
-Adherence = Annotated[bool | None, typer.Option(help="Measure tempo, key, instruments. Default: if prompts name them.")]
+Adherence = Annotated[
+    bool | None, typer.Option(help="Measure all or no metrics of prompts, as of tempo. Default: if prompts name them.")
+]
 Adapters = Annotated[
     Names, typer.Option("--adapter", metavar="FOLDER", help="Adapter of the model, as with generate; any number.")
 ]
@@ -65,6 +68,16 @@ AllowLocalParts = Annotated[
 ]
 
 
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Let Ctrl+C end a command with a sentence on how to resume it."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:  # of a training, with what it saved
+        sys.exit(str(stop) or "Stopped. Run the same command again to resume.")
+
+
+@resumable()
 def evaluate(
     reference: ReferencePath,
     music: Music = None,
@@ -121,13 +134,19 @@ def _check_arguments(
     sampling: Sequence[Any] = (),
 ) -> Path:
     """Return the folder to write. Raises InvalidValue unless it is clear what to evaluate, and whose card to write."""
-    if (n and not prompts) or (any(sampling) and not model):
-        raise InvalidValue("--n needs --prompts; --adapter, --guidance-scale and --num-inference-steps need --model.")
+    from codecdiff.pipeline import MODEL_FILE
+
+    if music and any((each / MODEL_FILE).is_file() for each in (music, music / "model")):
+        raise InvalidValue(f"'{music}' is a trained model: use --model {music}, with --prompts LIST to generate from.")
+    if any(sampling) and not model:
+        raise InvalidValue("--adapter, --guidance-scale and --num-inference-steps need --model.")
     if music is None and model and prompts is None:
         raise InvalidValue("--model generates music from --prompts LIST: a .txt, .jsonl or .csv file, or a manifest.")
     if (music is None) == (prompts is None) or (prompts and not model):
         raise InvalidValue("Specify what to evaluate: music, or else what to generate: --model MODEL --prompts LIST.")
-    if model_card and not Path(model, "codecdiff.json").is_file():
+    if n and not prompts:
+        raise InvalidValue("--n is the number of prompts to generate from: it needs --model and --prompts.")
+    if model_card and not Path(model, MODEL_FILE).is_file():
         raise InvalidValue("--model-card needs --model with a model folder, to whose README.md the results are added.")
     folder = output or Path("runs", f"report-{Path(music or model).resolve().name}")
     require_writable(folder)
@@ -162,6 +181,7 @@ def write_evaluated(
     (err if as_json else out).print(f"Written: index.html, report.md and report.json in {output}", soft_wrap=True)
 
 
+@resumable()
 def compare(
     config: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Installed configuration, or YAML file.")],
     overrides: Annotated[
@@ -180,13 +200,18 @@ def compare(
     """
     from codecdiff.cli.train import config_file
     from codecdiff.config import load_config
-    from codecdiff_eval.compare.budget import cost_table, describe_costs, make_variants
+    from codecdiff_eval.compare.budget import cost_table, describe_costs, make_variants, sampling_warnings
     from codecdiff_eval.compare.config import CompareConfig
     from codecdiff_eval.compare.experiment import Experiment
-    from codecdiff_eval.compare.runs import require_music
-    from codecdiff_eval.inputs import load_engine
+    from codecdiff_eval.compare.runs import require_columns, require_music
+    from codecdiff_eval.inputs import load_engine, warn
     from codecdiff_eval.report import console_table
 
+    if Path(config).is_dir():
+        raise InvalidValue(
+            f"'{config}' is a folder: expected a YAML file. To compare trained models, write them into one, as in "
+            f"variants: {{one: [model={config}], two: [model=FOLDER]}}, with experiment: {{data: {{audio: FOLDER}}}}."
+        )
     file, (cluster, device) = config_file(config, "compare"), load_engine(engine, device, workers)
     output = output or Path("runs", file.stem)
     comparison = load_config(CompareConfig, file, overrides or [])
@@ -195,8 +220,10 @@ def compare(
     variants = make_variants(comparison)
     if not plan:
         require_music(variants)
+        require_columns(variants, comparison.evaluation.probes)
     out.print(console_table(cost_table(variants)))
     out.print(describe_costs(comparison, variants, "cpu" if device == "cpu" else ""), soft_wrap=True)
+    warn(sampling_warnings(variants))
     if not plan:
         place = select_device(device)
         experiment = Experiment(comparison, variants, output, place, log, cluster)
@@ -229,12 +256,12 @@ def audit(
 ) -> None:
     """Look for near copies of its training music in what a model generates."""
     from codecdiff.data import CodeStore
-    from codecdiff.pipeline import load
+    from codecdiff.pipeline import MODEL_FILE, load
     from codecdiff_eval.audit import AuditConfig, audit_memorization
 
     output = output or Path("runs", f"audit-{Path(model).resolve().name}")
     settings = AuditConfig(clips, seconds, window, threshold, seed=seed)
-    if model_card and not Path(model, "codecdiff.json").is_file():
+    if model_card and not Path(model, MODEL_FILE).is_file():
         raise InvalidValue("--model-card needs a model folder, to whose README.md the result is added.")
     require_writable(output)
     trained_on, other = CodeStore(store), CodeStore(fresh) if fresh else None

@@ -15,7 +15,7 @@ from codecdiff.errors import InvalidValue
 from codecdiff.files import atomic_write_text, parse_yaml, read_text
 from codecdiff.pipeline import write_model_card
 from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, SOURCES, EvalSets, oracle
-from codecdiff_eval.numbers import ARROWS, NOTHING, format_interval, format_number, interval_width
+from codecdiff_eval.numbers import ARROWS, NOTHING, format_interval, format_number, format_value, interval_width
 from codecdiff_eval.plots import plot_intervals
 from codecdiff_eval.report import (
     Cell,
@@ -26,6 +26,7 @@ from codecdiff_eval.report import (
     Report,
     Section,
     Table,
+    definitions,
     estimate_cell,
     facts_table,
     write_report,
@@ -34,17 +35,42 @@ from codecdiff_eval.results import CONTEXT, SPLIT_HALF, EvalReport, EvalRow, Met
 
 HOW_TO_READ = (
     "Compare each value with the others in its row. Split half: as many clips of one half of the reference, compared "
-    "with the other half, which is what a perfect model would get. Codec reconstruction: clips of the reference, "
-    "encoded and decoded, the upper bound with this codec. Oracle first stage: the same clips with their real first "
-    "stage and generated later stages. Chance: the value for randomly permuted requests. Corrected for chance: 0 is "
-    "chance, and 1 is the codec reconstruction. Intervals are 95 % bootstrap intervals over tracks."
+    "with the other half, which shows how far two sets of the same music are apart with so few clips. Codec "
+    "reconstruction: clips of the reference, encoded and decoded, the best value to expect with this codec. Oracle "
+    "first stage: the same clips with their real first stage and generated later stages. Real music: the same metric "
+    "of the reference. Chance: the value for randomly permuted requests. Corrected for chance: 0 is chance, and 1 is "
+    "the codec reconstruction. Intervals are 95 % bootstrap intervals over tracks."
 )
-PLAYER_TEXT = "The evaluated clips, and clips of the reference with what the codec and the later stages made of them."
+FORMULAS = "Formulas and sources of all metrics are in docs/scores.md of codecdiff."
+PLAYER_TEXT = (
+    "Evaluated clips, beside clips of the reference that have the same caption, if there are any, and what the codec "
+    "and the later stages made of these."
+)
 CODEC = (
     "Clips of the reference, encoded and decoded by the codec and compared with the original clips. Means over clips "
     "with 95 % intervals."
 )
-TABLE_ONE = "In the layout of DiscoDiff's Table 1. Inference is the median time to generate a clip on this machine."
+TABLE_ONE = (
+    "The columns of DiscoDiff's Table 1 that were measured. Inference is the median time to generate a clip on this "
+    "machine. The published values are of other clips and embedders, so do not compare these with them."
+)
+TABLE_ONE_METRICS = ("FAD", "CLAP score")
+LABELS = {  # of what was measured and how, where the name of a field does not say it
+    "inference seconds": "seconds to generate a clip, median",
+    "prompts": "hash of the prompts",
+    "sample rate": "sample rate, Hz",
+    "num_clips": "clips",
+    "num_windows": "windows",
+    "num_reference_clips": "reference clips",
+    "reference": "hash of the reference clips",
+    "embedding.clip_seconds": "clip, seconds",
+    "embedding.hop_seconds": "hop, seconds",
+    "embedding.options": "options, as its documentation explains",
+    "embedding.sample_rate": "sample rate, Hz",
+    "embedding.weights": "hash of the weights",
+    "embedding.window_seconds": "window, seconds",
+    "embedding.windows": "treatment of length",
+}
 PLAYERS = 4  # clips of each set to listen to
 PLOTTED_SETS = (CODEC_RECONSTRUCTION, oracle(), GENERATED)  # the rows of Table 1
 Sets = EvalSets[Sequence[Track]]
@@ -69,19 +95,24 @@ def report_of(report: EvalReport, players: Sequence[Players] = ()) -> Report:
         for name, other in row.context.items():
             if isinstance(other, NotMeasured):
                 reasons.setdefault((name, other.reason), []).append(label)
-    missing = [f"{name} of {'; '.join(labels)}: {reason}" for (name, reason), labels in reasons.items()]
+    missing = [
+        f"{name.capitalize()} is not measured for {'; '.join(labels)}: {reason}"
+        for (name, reason), labels in reasons.items()
+    ]
     if not_measured := report.facts.get("not measured"):
         missing.insert(0, str(not_measured))
-    facts = {"model": report.model, "reference": report.dataset, **report.facts}
+    facts = {"model": report.model, "music of the reference": report.dataset, **report.facts}
     facts = {name: value for name, value in facts.items() if value != "" and name != "not measured"}
+    meanings = definitions((row.result.name, row.result.meaning) for row in report.rows)
+    meanings = NoteList([*meanings.lines, FORMULAS])
     sections = [
-        Section("Metrics", HOW_TO_READ, [metrics_table(report.rows), *_interval_plots(report.rows)]),
+        Section("Metrics", HOW_TO_READ, [metrics_table(report.rows), meanings, *_interval_plots(report.rows)]),
+        Section("Limits of these results", blocks=_notes(warnings_of(report.rows), warning=True)),
         Section("As in the paper's Table 1", TABLE_ONE, [table_one(report)] if report.model else []),
         Section("Codec", CODEC, [codec_table(report.codec)] if report.codec else []),
         Section("Listen", PLAYER_TEXT, players),
-        Section("Limits of these results", blocks=_notes(warnings_of(report.rows), warning=True)),
         Section("Not measured", blocks=_notes(missing)),
-        Section("How it was measured", blocks=[facts_table("the run", facts), *_config_tables(report.rows)]),
+        Section("How it was measured", blocks=[_labeled_facts("the run", facts), *_config_tables(report.rows)]),
     ]
     return Report(
         report.title,
@@ -116,9 +147,19 @@ def warnings_of(rows: Sequence[EvalRow]) -> list[str]:
     causes: dict[str, tuple[str, list[str]]] = {}
     names = labels_of(rows)
     for name, row in zip(names, rows, strict=True):
-        for line in row.result.warnings:
+        for line in (*row.result.warnings, *_overlap(row)):
             causes.setdefault(re.sub(r"\d[\d.,]*", "", line), (line, []))[1].append(name)
     return [f"{'All metrics' if each == names else '; '.join(each)}: {line}" for line, each in causes.values()]
+
+
+def _overlap(row: EvalRow) -> list[str]:
+    """Name the context that a value cannot be told from, as their intervals overlap."""
+    own = row.result.interval
+    others = {name: other.interval for name, other in row.context.items() if isinstance(other, MetricResult)}
+    if not (alike := [name for name, each in others.items() if each.low <= own.high and own.low <= each.high]):
+        return []
+    which = "everything beside it" if len(alike) == len(others) else ", ".join(alike)
+    return [f"The interval overlaps with that of {which}: these clips are too few to rank them."]
 
 
 def console_metrics(rows: Sequence[EvalRow]) -> Table:
@@ -140,12 +181,14 @@ def console_metrics(rows: Sequence[EvalRow]) -> Table:
 def metrics_table(rows: Sequence[EvalRow]) -> Table:
     """Return a row for every metric: its value and interval, and its context.
 
-    Columns in which no row has anything are left out.
+    Columns in which no row has anything are left out, and the names of the clips where all rows are about the same.
     """
-    names = ("clips", "embedder", "metric", "value", "n", *CONTEXT, "real music", "chance", "corrected for chance")
-    cells = [_cells(row) for row in rows]
-    shown = [i for i in range(len(names)) if i < 5 or any(each[i] not in ("", NOTHING) for each in cells)]
-    return Table([names[i] for i in shown], [[each[i] for i in shown] for each in cells], text_columns=3)
+    names = ("evaluated", "embedder", "metric", "value", "n", *CONTEXT, "real music", "chance", "corrected for chance")
+    cells, several = [_cells(row) for row in rows], len({row.clips for row in rows}) > 1
+    shown = [
+        i for i in range(len(names)) if (several if i == 0 else i < 5 or any(each[i] != NOTHING for each in cells))
+    ]
+    return Table([names[i] for i in shown], [[each[i] for i in shown] for each in cells], text_columns=2 + several)
 
 
 def _cells(row: EvalRow) -> list[Cell | str]:
@@ -157,9 +200,9 @@ def _cells(row: EvalRow) -> list[Cell | str]:
         estimate_cell(result.estimate),
         str(result.config.num_clips),
         *(NOTHING if isinstance(other, NotMeasured) else _context(other, result) for _, other in row.context.items()),
-        "" if result.upper_bound is None else format_number(result.upper_bound.value),
-        "" if result.chance is None else estimate_cell(result.chance),
-        "" if row.corrected is None else estimate_cell(row.corrected),
+        NOTHING if result.upper_bound is None else format_number(result.upper_bound.value),
+        NOTHING if result.chance is None else estimate_cell(result.chance),
+        NOTHING if row.corrected is None else estimate_cell(row.corrected),
     ]
 
 
@@ -170,15 +213,15 @@ def _context(other: MetricResult, result: MetricResult) -> Cell:
 
 
 def table_one(report: EvalReport) -> Table:
-    """Return the rows of the paper's Table 1: the codec alone, the oracle first stage, and the whole cascade."""
+    """Return the paper's Table 1: the codec alone, the oracle first stage, and the whole cascade."""
     seconds, clip = report.facts.get("inference seconds", {}), next(iter(report.rows)).result.config.embedding
-    rows = []
+    measured, rows = [row for row in report.rows if row.result.name in TABLE_ONE_METRICS], []
     for name in PLOTTED_SETS:
-        results = [row.result if name == GENERATED else row.context[name] for row in report.rows]
+        results = [row.result if name == GENERATED else row.context[name] for row in measured]
         values = [format_number(each.value) if isinstance(each, MetricResult) else NOTHING for each in results]
         time = format_number(seconds.get(name))
         rows.append((name, *values, time, f"{clip.clip_seconds or 0:g}", str(report.facts.get("sample rate", NOTHING))))
-    shown = [row.result for row in report.rows]
+    shown = [row.result for row in measured]
     columns = [f"{each.name}{ARROWS[each.direction]}, {each.config.embedding.name}" for each in shown]
     return Table(("clips", *columns, "Inference (s)", "Duration (s)", "SR (Hz)"), rows)
 
@@ -210,37 +253,69 @@ def _players(sets: Sets, folder: Path) -> list[Players]:
             return None
         return Player(track.file.relative_to(folder).as_posix(), title, generated=title == GENERATED)
 
-    def prompt(track: Track) -> str:
-        return f"“{track.captions[0]}”" if track.captions and track.captions[0] else "Without text"
-
     tracks = {name: each for name, each in sets.items() if not isinstance(each, NotMeasured)}
-    rows = [(prompt(each), [(each, GENERATED)]) for each in tracks.get(GENERATED, ())[:PLAYERS]]
-    for i, source in enumerate(tracks.get(SOURCES, ())[:PLAYERS]):
+    sources = {_caption(track): (i, track) for i, track in reversed([*enumerate(tracks.get(SOURCES, ()))])}
+    made = sorted(tracks.get(GENERATED, ()), key=lambda track: _caption(track) not in sources)[:PLAYERS]
+    captions = [_caption(track) for track in made]
+    rows = [(_caption(each), [(each, GENERATED)]) for each in made]
+    for caption, (i, source) in sorted(sources.items(), key=lambda item: item[0] not in captions)[:PLAYERS]:
         others = [(tracks[name][i], name) for name in (CODEC_RECONSTRUCTION, oracle()) if name in tracks]
-        rows.append((prompt(source), [(source, "reference"), *others]))
-    shown = [(title, [player(*each) for each in row]) for title, row in rows]
+        row = [(source, "reference"), *others]
+        if caption and caption in captions:
+            rows[captions.index(caption)][1].extend(row)
+        else:
+            rows.append((caption, row))
+    shown = [(f"“{caption}”" if caption else "Without text", [player(*each) for each in row]) for caption, row in rows]
     return [Players(title, [each for each in row if each]) for title, row in shown if any(row)]
 
 
+def _caption(track: Track) -> str:
+    return track.captions[0] if track.captions else ""
+
+
+def _label(name: str) -> str:
+    return LABELS.get(name) or name.removeprefix("embedding.").replace(".", " ").replace("_", " ")
+
+
+def _labeled_facts(title: str, facts: Mapping[str, Any]) -> Table:
+    return facts_table(title, {_label(name): value for name, value in facts.items()})
+
+
 def _config_tables(rows: Sequence[EvalRow]) -> list[Table]:
-    """Return what all results follow from in one table, and what only some do in one for each."""
-
-    def config(result: MetricResult) -> dict[str, Any]:
-        interval = result.interval
-        words = f"{interval.level:.0%}, {interval.resamples} resamples of the {interval.over}"
-        return {**result.config.flat(), "interval": words}
-
-    configs = [config(row.result) for row in rows]
+    """Return what all results follow from, and where they differ: a row for each embedder, and one for each metric."""
+    configs = [_config(row.result) for row in rows]
     common = {
-        name: value
-        for name, value in (configs[0] if configs else {}).items()
-        if all(name in each and each[name] == value for each in configs)
+        name: value for name, value in (configs or [{}])[0].items() if all(each.get(name) == value for each in configs)
     }
-    tables = [facts_table("all results", common)]
-    for row, own in zip(rows, configs, strict=True):
-        remainder: Mapping[str, Any] = {name: value for name, value in own.items() if name not in common}
-        tables += [facts_table(f"{row.result.name}, {row.clips}", remainder)] if remainder else []
-    return tables
+    embedders: dict[str, dict[str, Any]] = {}
+    metrics: dict[str, dict[str, Any]] = {}
+    for label, row, config in zip(labels_of(rows), rows, configs, strict=True):
+        own = {name: value for name, value in config.items() if name not in common}
+        embedding = {name: value for name, value in own.items() if name.startswith("embedding.")}
+        embedders[row.result.config.embedding.name] = embedding
+        metrics[label] = {name: value for name, value in own.items() if name not in embedding}
+    return [
+        _labeled_facts("all results", common),
+        *_differences_table("embedder", embedders),
+        *_differences_table("metric", metrics),
+    ]
+
+
+def _config(result: MetricResult) -> dict[str, Any]:
+    """Return all that a result follows from, with the options of its embedder together, and its own."""
+    interval, values = result.interval, result.config.flat()
+    for place, name in {"embedding.embedder.": "embedding.options", "options.": "options"}.items():
+        options = {key.removeprefix(place): values.pop(key) for key in [*values] if key.startswith(place)}
+        values[name] = format_value({key: value for key, value in options.items() if key != "name"}) or NOTHING
+    words = f"{interval.level:.0%}, {interval.resamples} resamples of the {interval.over}"
+    return {"embedding.embedder": result.config.embedding.name, **values, "interval": words}
+
+
+def _differences_table(title: str, facts: Mapping[str, Mapping[str, Any]]) -> list[Table]:
+    """Return a table with a row of facts for each name, unless there are none."""
+    fields = list(dict.fromkeys(field for each in facts.values() for field in each if field != "embedding.embedder"))
+    rows = [(name, *(format_value(each.get(field, NOTHING)) for field in fields)) for name, each in facts.items()]
+    return [Table((title, *map(_label, fields)), rows, text_columns=len(fields) + 1)] if fields else []
 
 
 def model_index(report: EvalReport) -> dict[str, Any]:

@@ -43,7 +43,7 @@ ENOUGH = 8  # prompts that request an attribute, for it to be measured unless sp
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 THE_REFERENCE = "the reference"  # set of the music that is compared with
-NO_REFERENCE = NotMeasured("It does not compare clips with a reference.")
+NO_REFERENCE = NotMeasured("These metrics use no reference.")
 NO_MODEL = NotMeasured("No model was named to take the codec and the stages from.")
 ONLY_STATISTICS = NotMeasured("Only statistics of the reference are available.")
 
@@ -140,6 +140,9 @@ class Evaluator:
             metrics = {each: load_metric(each) for each in self.config.metrics[name]}
             measured = {each for _, others in groups for each, metric in others.items() if metric.embedder}
             metrics = {each: metric for each, metric in metrics.items() if each not in measured}
+            if self.config.adherence is False and (others := _of_prompts(metrics)):
+                metrics = {each: metric for each, metric in metrics.items() if each not in others}
+                self.left_out.append(f"{', '.join(others)} is left out: --no-adherence.")
             try:
                 needed = any(metric.compares == "reference" for metric in metrics.values())
                 if self.reference.statistics is not None and needed:
@@ -151,9 +154,7 @@ class Evaluator:
             if metrics:
                 groups.append((clip_embedder, metrics))
         if not groups:
-            raise InvalidValue(
-                "\n".join([f"No embedder agrees with the statistics of {self.reference.name}.", *self.left_out])
-            )
+            raise InvalidValue("\n".join(["No metric can be measured.", *self.left_out]))
         return groups
 
     def _make_sets(
@@ -328,6 +329,10 @@ class Evaluator:
         if self.left_out:
             facts["not measured"] = " ".join(self.left_out)
         return facts
+
+
+def _of_prompts(metrics: Mapping[str, Metric]) -> list[str]:
+    return [name for name, metric in metrics.items() if metric.compares == "prompts"]
 
 
 def _num_requests(metric: Metric, tracks: Sequence[Track]) -> int:

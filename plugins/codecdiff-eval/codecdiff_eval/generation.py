@@ -36,7 +36,7 @@ from codecdiff.interfaces import Codec
 from codecdiff.pipeline import Edit, GenerationConfig, GenerationRequest, Pipeline, Refine, levels_mask
 from codecdiff_eval.eval_sets import first_stages_mask
 from codecdiff_eval.prompts import ATTRIBUTES, EvalPrompt, prompt_of
-from codecdiff_eval.results import hash_of
+from codecdiff_eval.results import flatten, hash_of
 
 SUFFIX = ".flac"  # whose comment has room for long prompts
 TIMES = "seconds.txt"  # of a folder of clips: how long each took, a line for each; of two, the last one counts
@@ -69,9 +69,13 @@ class GeneratedClip:
         except InvalidValue:
             existing = None
         if existing is None or existing.model_copy(update={"codecdiff": __version__}) != self.request:
+            new, old = (
+                flatten(each.model_dump(exclude={"codecdiff"})) if each else {} for each in (self.request, existing)
+            )
+            changed = [name.rpartition(".")[2] for name in new if old and new[name] != old.get(name)]
             raise FileExists(
-                f"'{file}' is not the requested clip: it has another model, prompt, seed or length. "
-                "Choose another output folder, or delete that one."
+                f"'{file}' is not the requested clip: it has another {', '.join(changed) or 'origin'}. An evaluation "
+                "of other clips needs another output folder: name one with -o, or delete that one."
             )
         return True
 
@@ -204,7 +208,7 @@ def run_tasks(tasks: Sequence[Task], pipeline: Pipeline, workers: Workers | None
 
 @contextmanager
 def counted_warnings() -> Iterator[None]:
-    """Show warnings that only differ in their numbers once, with how many there were."""
+    """Show warnings that only differ in their numbers once, with the number of clips that they are about."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         yield
@@ -212,8 +216,7 @@ def counted_warnings() -> Iterator[None]:
     for each in caught:
         causes.setdefault(re.sub(r"\d[\d.,]*", "", str(each.message)), []).append(str(each.message))
     for first, *others in causes.values():
-        more = f" Similar warnings: {len(others)} more." if others else ""
-        warnings.warn(first + more, stacklevel=3)
+        warnings.warn(f"In {len(others) + 1} clips, such as: {first}" if others else first, stacklevel=3)
 
 
 def _instruments_in_text(prompt: EvalPrompt) -> list[str]:

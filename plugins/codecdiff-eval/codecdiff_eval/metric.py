@@ -75,6 +75,7 @@ class Metric:
     resamples: of the interval, unless specified.
     embedder: of its own, where it does not use the embeddings of others: estimators of tempo and key.
     requested: what a prompt requests of it, or None; for a metric that compares "prompts".
+    meaning: what the value says, as reports explain it: a clause without a full stop.
     excludes_reference: a reason why clips made out of the reference cannot be measured, empty if they can.
     """
 
@@ -88,6 +89,7 @@ class Metric:
     embedder: Callable[[], Embedder] | None = None
     requested: Callable[[Prompt], Any] = lambda prompt: None
     excludes_reference: str = ""
+    meaning: str = ""
 
     def __post_init__(self) -> None:
         for name, kind in (("direction", Direction), ("compares", Compared)):
@@ -137,12 +139,13 @@ class Metric:
             statistic.chance,
             statistic.upper_bound,
             dict(per_clip),
+            self.meaning,
         )
 
     def split_half(
         self, reference: ClipEmbeddings, *, num_clips: int | None = None, seed: int = 0, **options: Any
     ) -> MetricResult:
-        """Measure clips of one random half of the reference against the other: what a perfect model gets.
+        """Measure clips of one random half of the reference against the other: two sets of the same music.
 
         No track is in both halves. Distances depend on the number of clips, so `num_clips` is that of the clips to
         compare with; by default, and at most, all of that half.

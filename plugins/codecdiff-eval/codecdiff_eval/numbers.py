@@ -6,7 +6,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["describe_difference", "format_count", "format_difference", "format_interval", "format_number", "to_json"]
+__all__ = [
+    "describe_difference",
+    "format_count",
+    "format_difference",
+    "format_interval",
+    "format_number",
+    "format_value",
+    "to_json",
+]
 
 ARROWS = {"lower": " ↓", "higher": " ↑", "": ""}  # by the direction that is better
 NOTHING = "–"
@@ -31,9 +39,19 @@ def format_number(value: float | None, width: float = 0.0) -> str:
 
 
 def interval_width(low: float | None, high: float | None) -> float:
-    """Return how wide an interval is; 0 if there is none, or if it is not finite."""
-    width = 0.0 if low is None or high is None else high - low
-    return width if math.isfinite(width) else 0.0
+    """Return how wide an interval is; 0 if there is none, if it is not finite, or if its ends differ by rounding."""
+    if low is None or high is None or not math.isfinite(high - low) or math.isclose(low, high, rel_tol=1e-12):
+        return 0.0
+    return high - low
+
+
+def format_value(value: object) -> str:
+    """Write a fact: a fraction with up to six digits, and what a list or a mapping holds without brackets."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {format_value(each)}" for name, each in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(format_value, value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def format_count(value: float) -> str:
@@ -62,7 +80,7 @@ def describe_difference(value: float, low: float | None, high: float | None, bet
     """Say what a difference and its 95 % interval show. `better` is "lower", "higher", or "" where neither is."""
     if value == low == high == 0:
         return "the same"
-    if low is None or high is None or not low < high:
+    if low is None or high is None or not interval_width(low, high):
         return "one seed: differences between runs are not estimated"
     if low <= 0 <= high:
         return "no difference shown: the 95 % interval includes zero"

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,7 +30,7 @@ from rich.text import Text
 
 from codecdiff.cli.console import folded_table
 from codecdiff.files import atomic_write_text
-from codecdiff_eval.numbers import format_interval, format_number, interval_width, to_json
+from codecdiff_eval.numbers import format_interval, format_number, format_value, interval_width, to_json
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -46,6 +46,7 @@ __all__ = [
     "Section",
     "Table",
     "console_table",
+    "definitions",
     "estimate_cell",
     "facts_table",
     "render_html",
@@ -101,7 +102,7 @@ def estimate_cell(estimate: Sequence[float], details: Sequence[str] = (), status
 
 def facts_table(title: str, facts: Mapping[str, object]) -> Table:
     """Return a compact table with a row for each name and value."""
-    rows = [(name, str(value)) for name, value in facts.items()]
+    rows = [(name, format_value(value)) for name, value in facts.items()]
     return Table((title, ""), rows, text_columns=2, compact=True)
 
 
@@ -148,6 +149,14 @@ class NoteList:
 
     lines: Sequence[str]
     warning: bool = False
+
+
+def definitions(metrics: Iterable[tuple[str, str]]) -> NoteList:
+    """Return what metrics mean, of pairs of a name and its meaning: a line for each meaning, with all its names."""
+    names: dict[str, list[str]] = {}
+    for name, meaning in dict.fromkeys(metrics):
+        names.setdefault(meaning, []).append(name)
+    return NoteList([f"{', '.join(each)}: {meaning}." for meaning, each in names.items() if meaning])
 
 
 @dataclass(frozen=True)

@@ -49,8 +49,8 @@ UNCHANGED = "unchanged"
 WEIGHT_SOURCES = ("model", "revision", "weights")  # options that say where weights are loaded from
 SPLIT_HALF, CODEC_RECONSTRUCTION, ORACLE = "split half", "codec reconstruction", "oracle first stage"
 CONTEXT = (
-    SPLIT_HALF,  # as many clips of one half of the reference against the other: what a perfect model gets
-    CODEC_RECONSTRUCTION,  # real music that the codec encoded and decoded: the best its codes can do (upper bound)
+    SPLIT_HALF,  # as many clips of one half of the reference against the other: two sets of the same music
+    CODEC_RECONSTRUCTION,  # real music that the codec encoded and decoded: the best to expect of its codes
     ORACLE,  # the later stages on the true first stage: what is lost by them alone
 )
 MAY_DIFFER = ("seeds", "sampling", "version", "num_windows")  # fields of a MetricConfig, between comparable results
@@ -192,6 +192,7 @@ class MetricResult:
     upper_bound: the same metric of real music, where it was measured.
     per_clip: the value of every clip by name, where the metric is a mean over clips.
     warnings: sentences that belong beside the value wherever it is shown.
+    meaning: what the value says, for the reader of a report.
 
     `<`, `-` and `/` raise IncomparableError unless both were measured alike.
     """
@@ -205,6 +206,7 @@ class MetricResult:
     chance: Estimate | None = None
     upper_bound: Estimate | None = None
     per_clip: Mapping[str, float] = field(default_factory=dict)
+    meaning: str = ""
 
     @property
     def estimate(self) -> Estimate:

@@ -19,6 +19,7 @@ from codecdiff_eval.compare.budget import (
     Variant,
     affordable_steps,
     make_variants,
+    sampling_warnings,
     stage_costs,
     training_flops,
 )
@@ -440,6 +441,22 @@ def test_players_name_the_variants_of_each_codec(comparison: CompareConfig, tmp_
     ]
 
 
+def test_variants_of_which_one_is_sampled_at_twice_the_cost_are_named(comparison: CompareConfig) -> None:
+    def sampled(name: str, flops: int) -> Variant:
+        return Variant(name, comparison.variant("coarse", 0), (replace(COSTS[0], clip_flops=flops),), (1,))
+
+    assert not sampling_warnings([sampled("one", 10**12), sampled("two", 19 * 10**11)])
+    (line,) = sampling_warnings([sampled("one", 2 * 10**12), sampled("two", 10**12), sampled("three", 15 * 10**11)])
+    assert "a clip takes 2 TFLOPs with one and 1 TFLOPs with two" in line
+    report = replace(compare_report(comparison, compare_inputs()), variants=[sampled("a", 9), sampled("b", 1)])
+    assert any("cost of sampling" in each for each in report.warnings())
+
+
+def test_folders_are_not_a_comparison(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["compare", str(tmp_path), "runs/other"])
+    assert f"variants: {{one: [model={tmp_path}]" in done.output.replace("\n", "")
+
+
 def test_pairing_shows_what_intervals_of_each_alone_do_not() -> None:
     cascade = by_name(measure(compare_inputs(1.0), resamples=200, seed=0))[CASCADE]
     first, second = cascade.values["first"], cascade.values["second"]
@@ -519,7 +536,7 @@ def test_a_comparison_is_interrupted_resumes_and_is_written(
     noise = ["train.context_noise_std=0.5", "stages.secondary.start_from=primary"]
     settings["variants"] = {"plain": [], "noise": noise, "parallel": ["splitter=parallel"]}
     settings |= {"checkpoints": 2, "prompts": ["<b>a tone</b>"]}
-    settings["evaluation"]["probes"] = ["split"]
+    settings["evaluation"]["probes"] = ["license"]
     file, output, steps = tmp_path / "compare.yaml", tmp_path / "out", []
     file.write_text(yaml.safe_dump(settings, sort_keys=False))
     step = StageTrainer.step
@@ -544,9 +561,13 @@ def test_a_comparison_is_interrupted_resumes_and_is_written(
     assert "data.audio is gone, which does not exist" in silent.output
     assert "parameters" not in silent.output
     assert not list(output.rglob("*"))
+    unknown = compare("evaluation.probes=[licence]")
+    assert "No track has 'licence', which evaluation.probes names. Columns: license. Did you mean" in unknown.output
+    assert not list(output.rglob("*"))
     monkeypatch.setattr(StageTrainer, "step", interrupted)
     stopped = compare()
     assert stopped.exit_code != 0
+    assert "Stopped. Run the same command again to resume." in stopped.output
     assert "plain, seed 0: encoding the music" in stopped.output
     assert steps[-1] == ("secondary", 0, 3)
     assert not (output / "index.html").exists()
@@ -568,7 +589,7 @@ def test_a_comparison_is_interrupted_resumes_and_is_written(
     )
     losses = next(metric for metric in report["metrics"] if metric["name"] == LOSS)
     assert set(losses["differences"]) == {"noise"}
-    assert any("The probe of 'split' is left out: it needs two values of it" in line for line in report["warnings"])
+    assert any("The probe of 'license' is left out: it needs two values of it" in line for line in report["warnings"])
     assert report["facts"]["embedder"] == f"logmel at {codecdiff.load(output / 'plain/seed-0/model').sample_rate:,} Hz"
     page = (output / "index.html").read_text(encoding="utf-8")
     assert all(str(escape(line)) in page for line in report["warnings"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,6 +71,10 @@ def test_a_codec_that_is_not_fitted_says_so() -> None:
     codec = config.build("codecs", "starter")
     with pytest.raises(ValueError, match="has to be fitted"):
         CodecEmbedder(codec).embed(torch.zeros(1, 44_100))
+    pytest.importorskip("librosa")
+    benchmark = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "codec_quality.py"))
+    with pytest.raises(SystemExit, match=r"starter has to be fitted .* use --model FOLDER"):
+        benchmark["read_codec"](None, "starter", [])
 
 
 @pytest.mark.parametrize("shape", [(8000,), (1, 2, 8000), (1, 0)])

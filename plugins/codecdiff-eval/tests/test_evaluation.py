@@ -327,10 +327,13 @@ def test_clips_that_are_there_are_kept_and_others_never_written_over(model: Path
     assert len(find_tracks(folder)) == 2
     generator.write(generator.generated(prompts, 0.1), folder)  # captions of any characters are read again
     for other, seconds in (generator, 0.2), (Generator(pipeline, seed=1), 0.1), (Generator(pipeline, steps=2), 0.1):
-        with pytest.raises(FileExistsError, match="is not the requested clip"):
+        with pytest.raises(
+            FileExistsError,
+            match=r"is not the requested clip: it has another (audio_length_in_s|seed|num_inf\w+)\. .* -o",
+        ):
             other.write(other.generated(prompts, seconds), folder)
     soundfile.write(first, tone(0.1, 300), RATE)  # somebody's own
-    with pytest.raises(FileExistsError):
+    with pytest.raises(FileExistsError, match="it has another origin"):
         generator.write(generator.generated(prompts, 0.1), folder)
 
 
@@ -498,7 +501,7 @@ def test_warnings_of_many_clips_are_shown_once() -> None:
         for line in lines:
             warnings.warn(line, stacklevel=1)
     assert [str(each.message) for each in shown] == [
-        "1.5% of the samples are clipped. Similar warnings: 2 more.",
+        "In 3 clips, such as: 1.5% of the samples are clipped.",
         "The audio is silent.",
     ]
 
@@ -559,18 +562,19 @@ def test_the_report_is_printed_as_json_and_has_the_rows_and_columns_of_table_1(
     model: Path, music: Path, texts: Path, tmp_path: Path
 ) -> None:
     asked = ("--model", model, "--prompts", texts, "--n", 2, "--reference", music, "--seconds", 1, *FAST)
+    asked = (*asked, "--metric", "fad")
     result = CliRunner().invoke(app, ["evaluate", *map(str, asked), "-o", str(tmp_path / "report"), "--json"])
     assert json.loads(result.stdout) == json.loads((tmp_path / "report" / "report.json").read_text())
-    assert {row["result"]["name"] for row in json.loads(result.stdout)["rows"]} == {"FAD-per-track", "density"}
+    assert {row["result"]["name"] for row in json.loads(result.stdout)["rows"]} == {"FAD-per-track", "density", "FAD"}
     table = table_one(EvalReport.read(tmp_path / "report"))
-    metrics = ("FAD-per-track ↓, logmel", "density ↑, logmel")
-    assert tuple(table.columns) == ("clips", *metrics, "Inference (s)", "Duration (s)", "SR (Hz)")
+    assert tuple(table.columns) == ("clips", "FAD ↓, logmel", "Inference (s)", "Duration (s)", "SR (Hz)")
     assert [row[0] for row in table.rows] == ["codec reconstruction", "oracle first stage", "generated"]
     rate = Pipeline.from_pretrained(model).sample_rate
     for row in table.rows:
-        assert all(float(str(cell).replace("−", "-")) >= 0 for cell in row[1:4])
-        assert row[4:] == ("1", str(rate))
-    assert f"| clips | {' | '.join(metrics)} | Inference (s) |" in (tmp_path / "report" / "report.md").read_text()
+        assert all(float(str(cell).replace("−", "-")) >= 0 for cell in row[1:3])
+        assert row[3:] == ("1", str(rate))
+    markdown = (tmp_path / "report" / "report.md").read_text()
+    assert "| clips | FAD ↓, logmel | Inference (s) |" in markdown
 
 
 def test_a_report_without_a_name_is_named_after_what_is_evaluated(
@@ -658,7 +662,9 @@ def test_judges_that_are_not_there_are_told_in_a_suite_and_refused_by_name(
         (("--model-card",), "--model-card needs --model with a model folder"),
         (("--set", "weights=x"), "sets no option"),
         (("--set", "mert.layer=3"), "--set names 'mert', which is not an embedder"),
-        (("--n", "3"), "--n needs --prompts"),
+        (("--n", "3"), "--n is the number of prompts to generate from: it needs --model and --prompts."),
+        (("--steps", "3"), "--adapter, --guidance-scale and --num-inference-steps need --model."),
+        (("--metric", "tempo", "--no-adherence"), "No metric can be measured. tempo is left out: --no-adherence."),
         (("--seconds", "0.01"), "0.1 to 3600 seconds"),
         (("--reference", "nowhere"), "'nowhere' does not exist: expected a folder of audio files"),
         (("--seconds", "100"), "no clip of 100 s fits"),
@@ -667,6 +673,18 @@ def test_judges_that_are_not_there_are_told_in_a_suite_and_refused_by_name(
 def test_what_cannot_be_judged_is_refused(music: Path, tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
     assert said in refused(music, "--reference", music, "-o", tmp_path / "report", *arguments)
     assert not (tmp_path / "report" / "report.json").exists()
+
+
+@pytest.mark.parametrize("folder", ["runs/mine", "runs/mine/model"])
+def test_a_trained_model_is_not_the_music_to_evaluate(
+    folder: str, music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs/mine/model").mkdir(parents=True)
+    Path("runs/mine/model/codecdiff.json").write_text("{}")
+    assert f"'{folder}' is a trained model: use --model {folder}, with --prompts" in refused(
+        folder, "--reference", music
+    )
 
 
 def test_captions_are_compared_by_a_judge_that_reads_text(music: Path, tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.linalg
+import soundfile
 import torch
 import yaml
 from codecdiff_eval.audio_features import window_features
 from codecdiff_eval.embeddings import ClipEmbeddings, ReferenceStats, read_vectors, write_vectors
+from codecdiff_eval.eval_sets import GENERATED, SOURCES, EvalSets
 from codecdiff_eval.evaluation_report import console_metrics, model_index, report_of, warnings_of, write_evaluation
 from codecdiff_eval.metric import Metric, Statistic
 from codecdiff_eval.metrics.bootstrap import bootstrap
@@ -48,6 +51,7 @@ from rich.console import Console
 from torch import Tensor
 
 from codecdiff import Embedder, __version__
+from codecdiff.data.metadata import Track
 from codecdiff.errors import UserError
 
 WIDTH = 6
@@ -561,23 +565,66 @@ def test_the_page_of_a_report_shows_every_value_with_its_context_warnings_and_pr
         assert isinstance(score, MetricResult)
         assert format_number(score.value, interval_width(score.interval.low, score.interval.high)) in row
     assert f"({format_interval(first.result.interval.low, first.result.interval.high)})" in row
-    table = [line for line in lines if line.startswith(("| clips | embedder", "| generated | logmel", "| three clips"))]
+    table = [
+        line for line in lines if line.startswith(("| evaluated | embedder", "| generated | logmel", "| three clips"))
+    ]
     assert len(table) == 5
     assert len({len(line.split(" | ")) for line in table}) == 1
     assert any(
         line.startswith("- FAD, three clips: The covariance of the evaluated clips has rank 5 of 6") for line in lines
     )
-    assert "- codec reconstruction of CLAP score, generated; coverage, generated: no codec" in lines
-    assert lines.count("| embedding.weights | 0123abcd |") == 1  # what is common is told once
-    assert lines.count("| interval | 95%, 200 resamples of the 30 evaluated and 40 reference tracks |") == 2
-    assert lines.count("| interval | 95%, 200 resamples of the 30 evaluated tracks |") == 1
+    assert "- Codec reconstruction is not measured for CLAP score, generated; coverage, generated: no codec" in lines
+    assert lines.count("| hash of the weights | 0123abcd |") == 1  # what is common is told once
+    protocol = lines[lines.index("## How it was measured") :]
+    assert sum("95%, 200 resamples of the 30 evaluated and 40 reference tracks |" in line for line in protocol) == 2
+    assert sum("95%, 200 resamples of the 30 evaluated tracks |" in line for line in protocol) == 1
+    assert [line.split(" | ")[0] for line in protocol if "resamples" in line] == [
+        *("| FAD, generated", "| CLAP score, generated", "| coverage, generated", "| FAD, three clips"),
+    ]
     assert "| suite | smoke |" in lines
+    for result in (row.result for row in report.rows):
+        assert any(result.name in line and result.meaning and line.endswith(f": {result.meaning}.") for line in lines)
+    assert any(line.startswith("- Formulas and sources") and "docs/scores.md" in line for line in lines)
+    (one,) = (line for line in lines if line.startswith("| codec reconstruction | "))
+    assert len(one.split(" | ")) == 7  # FAD twice and the CLAP score, but not the coverage, and three others
+    assert not any(text in "\n".join(lines) for text in ("{'", "['"))
+
+
+def test_clips_of_one_caption_are_side_by_side(report: EvalReport, tmp_path: Path):
+    def tracks(name: str, *captions: str) -> Sequence[Track]:
+        files = [tmp_path / "clips" / name / f"{i}.wav" for i in range(len(captions))]
+        for file in files:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(file, 0.1 * np.sin(np.arange(4000) / 5), 8000)
+        return [Track(file, file.name, (text,)) for file, text in zip(files, captions, strict=True)]
+
+    sources = ("a waltz", "drums", "drums")
+    sets = EvalSets(
+        {
+            GENERATED: tracks("generated", *(f"tune {i}" for i in range(6)), "drums"),
+            SOURCES: tracks("sources", *sources),
+            CODEC_RECONSTRUCTION: tracks("codec", *sources),
+        }
+    )
+    write_evaluation(report, tmp_path, sets)
+    cards = re.findall(r"### “(.*)”\n\n((?:- .*\n)+)", (tmp_path / "report.md").read_text())
+    assert {caption: re.findall(r"\((.*?)\)", files) for caption, files in cards} == {
+        "drums": ["clips/generated/6.wav", "clips/sources/1.wav", "clips/codec/1.wav"],
+        **{f"tune {i}": [f"clips/generated/{i}.wav"] for i in range(3)},
+        "a waltz": ["clips/sources/0.wav", "clips/codec/0.wav"],
+    }
 
 
 def test_each_cause_for_caution_is_named_once_with_its_metrics():
     reference, few = clips(40, 9), clips(8, 0)
     rows = [EvalRow("few", metric(few, reference, resamples=20), NONE) for metric in (fad_shrunk, kad, density)]
     assert warnings_of(rows) == ["All metrics: With fewer than 20 evaluated tracks, the interval is unreliable."]
+    result, half = rows[1].result, kad.split_half(reference, num_clips=8)
+    for shift, is_alike in ((0.0, True), (1e6, False)):
+        low, high = result.interval.low + shift, result.interval.high + shift
+        other = replace(half, interval=replace(half.interval, low=low, high=high))
+        text = " ".join(warnings_of([EvalRow("few", result, {**NONE, SPLIT_HALF: other})]))
+        assert ("overlaps with that of everything beside it: these clips are too few to rank them." in text) == is_alike
     rows.append(EvalRow("few", fad(clips(30, 0), reference, resamples=20), NONE))
     assert warnings_of(rows)[0].startswith("FAD-shrunk; KAD; density: With fewer")
 

@@ -369,6 +369,12 @@ def test_numbers_have_about_three_digits_and_a_dash_where_there_is_none() -> Non
     assert [format_number(value) for value in values] == written
 
 
+def test_facts_are_written_without_brackets_and_with_six_digits() -> None:
+    facts = {"seconds": {"generated": 2.0164999999999997, "codec": 0.3}, "names": ["piano", "flute"], "rate": 44100}
+    rows = facts_table("", facts).rows
+    assert [text for _, text in rows] == ["generated 2.0165, codec 0.3", "piano, flute", "44100"]
+
+
 def test_counts_are_written_by_powers_of_a_thousand() -> None:
     values = (0, 1500, 932_832, 4.65e9, 1.2e12, 2e15)
     assert [format_count(value) for value in values] == ["0", "1,500", "932,832", "4.65 G", "1.2 T", "2 P"]
@@ -377,6 +383,7 @@ def test_counts_are_written_by_powers_of_a_thousand() -> None:
 def test_a_value_has_the_digits_of_its_interval() -> None:
     assert estimate_cell((1.0036684, 1.0034548, 1.0038636)) == Cell("1.00367", ["1.00345 to 1.00386"])
     assert estimate_cell((2, 2, 2), ["more"], "good") == Cell("2.00", ["more"], "good")
+    assert estimate_cell((1.063365, 1.063365, 1.0633650000000002)) == Cell("1.06", [])  # of one seed, resampled
     assert [format_interval(0.5, 2.0), format_interval(None, None)] == ["0.500 to 2.00", ""]
 
 
@@ -406,6 +413,7 @@ def test_a_difference_is_never_written_as_none(low: Any, value: float, high: Any
         (1, 2, 3, "", "differs"),
         (None, 2, None, "lower", "one seed: differences between runs are not estimated"),
         (2, 2, 2, "lower", "one seed: differences between runs are not estimated"),
+        (2, 2, 2 + 1e-15, "lower", "one seed: differences between runs are not estimated"),
     ],
 )
 def test_a_difference_is_described_by_its_interval(low: Any, value: float, high: Any, better: str, text: str) -> None:

@@ -28,6 +28,8 @@ from codecdiff_eval.compare.trained import IdentifiedModel, TrainedModel
 from codecdiff_eval.numbers import NOTHING, format_count
 from codecdiff_eval.report import Table
 
+MUCH_MORE = 2  # times the FLOPs of sampling of another variant, from which on that is worth a warning
+
 
 @dataclass(frozen=True)
 class StageCost:
@@ -221,6 +223,19 @@ def _describe_calls(cost: StageCost) -> str:
     return f"{cost.guided_calls} × {cost.passes}{f' + {unguided}' if unguided else ''}"
 
 
+def sampling_warnings(variants: Sequence[Variant]) -> list[str]:
+    """Warn if a clip of one variant takes much more computation than that of another."""
+    costs = {variant.name: variant.clip_flops for variant in variants if variant.clip_flops}
+    most, least = (choose(costs, key=costs.__getitem__, default="") for choose in (max, min))
+    if not costs or costs[most] < MUCH_MORE * costs[least]:
+        return []
+    return [
+        f"Variants differ in the cost of sampling: a clip takes {format_count(costs[most])}FLOPs with {most} and "
+        f"{format_count(costs[least])}FLOPs with {least}, which may explain differences in quality. To compare "
+        "at an equal cost, set sampling.num_inference_steps of each."
+    ]
+
+
 def describe_costs(comparison: CompareConfig, variants: Sequence[Variant], device: str = "") -> str:
     """Say what training takes, and how long this and generation take on a device, empty for this machine's.
 
@@ -229,7 +244,8 @@ def describe_costs(comparison: CompareConfig, variants: Sequence[Variant], devic
     count, trained = len(comparison.seeds), [variant.name for variant in variants if variant.trained]
     flops = count * sum(variant.training_flops for variant in variants)
     seeds = f"{len(variants) - len(trained)} variants × {count} seed{'s' * (count > 1)}"
-    lines = [f"{seeds}: {format_count(flops)}FLOPs of training."] if flops else []
+    lines = ["Network calls of a clip are steps × passes of guidance."]
+    lines += [f"{seeds}: {format_count(flops)}FLOPs of training."] if flops else []
     line = " ".join([*lines, *([f"Not trained: {', '.join(trained)}."] if trained else [])])
     try:
         name, rate = attainable_flops(device)

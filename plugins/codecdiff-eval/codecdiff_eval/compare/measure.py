@@ -183,14 +183,15 @@ GAP_MEANING = (
     "full cascade minus oracle first stage: the error of the generated first stage, and its effect on the later "
     "stages. It is also small if a real first stage helps little, so lower is not always better"
 )
-CODEC_MEANING = "the evaluated tracks, encoded and decoded: the upper bound of the quality with this codec"
+CODEC_MEANING = "the evaluated tracks, encoded and decoded: the best value to expect with this codec"
 REAL_MEANING = (
     "the evaluated tracks themselves. It is not 0, because the sets are finite, and shows how small a difference this "
     "number of clips can detect"
 )
 PROBE_MEANING = (
     "accuracy of a linear probe on the generated clips, where 0 is chance and 1 is its accuracy on real music through "
-    "the codec. The probe is fitted to the metadata of training tracks"
+    "the codec. Below 0, it finds what was requested less often than by chance, as happens with few clips. The probe "
+    "is fitted to the metadata of training tracks"
 )
 MEMORIZATION_MEANING = (
     "distance to the nearest training clip, divided by the distance to the nearest of equally many validation clips. "

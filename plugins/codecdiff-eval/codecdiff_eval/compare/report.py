@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from codecdiff import __version__
-from codecdiff_eval.compare.budget import Variant, cost_table
+from codecdiff_eval.compare.budget import Variant, cost_table, sampling_warnings
 from codecdiff_eval.compare.clips import REAL, EvalSplit, player_file
 from codecdiff_eval.compare.config import CompareConfig
 from codecdiff_eval.compare.measure import FULL_CASCADE, GAP, PROBES, probe_name
@@ -28,6 +28,7 @@ from codecdiff_eval.report import (
     Report,
     Section,
     Table,
+    definitions,
     estimate_cell,
     facts_table,
     write_report,
@@ -172,6 +173,7 @@ class CompareReport:
                 "learned nothing, and what is generated says nothing about its variant. This is true of "
                 f"{'; '.join(stages)}. Increase the budget."
             )
+        lines += sampling_warnings([variant for variant in self.variants if variant.name not in self.diverged])
         measured = {result.name for result in self.results}
         for column in self.comparison.evaluation.probes:
             if probe_name(column) not in measured:
@@ -207,7 +209,7 @@ class CompareReport:
         for i, clip in enumerate(self.split.evaluated[: self.comparison.evaluation.players]):
             row = [self._player(next(iter(codecs)), REAL, i, "Real", "validation track")]
             for folder, names in codecs.items():
-                users = f"of {', '.join(names)}" if len(codecs) > 1 else "of all variants"
+                users = f"of {', '.join(names)}" if len(codecs) > 1 else "the same for all variants"
                 row.append(self._player(folder, CODEC_RECONSTRUCTION, i, "Codec reconstruction", users))
             for name, run in first.items():
                 for stages in range(len(run.variant.costs)):
@@ -232,15 +234,20 @@ class CompareReport:
         changes = {name: " ".join(each["overrides"]) or "nothing" for name, each in data["variants"].items()}
         seconds = {name: each["training_seconds"].values() for name, each in data["variants"].items()}
         took = ", ".join(f"{name} {sum(each) / len(each):,.0f} s" for name, each in seconds.items() if each)
+        meanings = definitions((result.name, result.meaning) for result in self.results)
         wall_time = [NoteList([f"Wall time of training: {took}."])] if took else []
-        budget = [(about["budget"], "of training each")] if "budget" in about else []
+        budget = [(about["budget"], "training budget per model")] if "budget" in about else []
         trained = {name: each for name, each in data["variants"].items() if each["losses"]}
         losses = [Section("Loss per FLOP", LOSSES, loss_plots(trained))] if trained else []
         return Report(
             " / ".join(names),
             [
-                Section("What is shown", SHOWN, [*warnings, NoteList(self.findings())]),
-                Section("Metrics", METRICS, [self._metrics_table(), self._definitions(), *self._interval_plots()]),
+                Section("Differences from the first variant", SHOWN, [*warnings, NoteList(self.findings())]),
+                Section(
+                    "Metrics",
+                    f"{METRICS} Distances compare embeddings by {self.embedder}.",
+                    [self._metrics_table(), meanings, *self._interval_plots()],
+                ),
                 *losses,
                 Section("Listen", PLAYERS, self.players()),
                 Section("Costs", COSTS, [cost_table(self.variants), *wall_time]),
@@ -249,11 +256,11 @@ class CompareReport:
                 ),
             ],
             kicker="codecdiff · compare",
-            highlights=[(size, "variants × seeds"), *budget, (clips, "clips of each model")],
+            highlights=[(size, "variants × seeds"), *budget, (clips, "clips per model")],
         )
 
     def verdict(self, result: VariantResults, name: str) -> str:
-        """Say what the difference of a variant to the first shows; nothing where that cannot be concluded."""
+        """Say what the difference of a variant from the first shows; nothing where that cannot be concluded."""
         difference, untrained = result.differences[name], self.untrained.keys() & {name, self.measured[0]}
         is_inconclusive = untrained or self._has_one_seed or min(self._num_tracks()) < FEW
         is_open = is_inconclusive and any(difference)  # equal clips are equal however few there are
@@ -281,7 +288,7 @@ class CompareReport:
         return Table(("metric", *names), rows)
 
     def _variant_cell(self, result: VariantResults, name: str) -> Cell:
-        """Return the value of a variant, its interval, and its difference to the first if any variant differs."""
+        """Return the value of a variant, its interval, and its difference from the first if any variant differs."""
         if (estimate := result.values.get(name)) is None:
             return Cell(NOTHING)
         details, status = [], ""
@@ -290,12 +297,6 @@ class CompareReport:
             status = "good" if verdict == "better" else "bad" if verdict == "worse" else ""
             details = [format_difference(*difference), verdict]
         return estimate_cell(estimate, details, status)
-
-    def _definitions(self) -> NoteList:
-        names: dict[str, list[str]] = {}
-        for result in self.results:
-            names.setdefault(result.meaning, []).append(result.name)
-        return NoteList([f"{', '.join(each)}: {meaning}." for meaning, each in names.items()])
 
     def _interval_plots(self) -> list[Plot]:
         shown = [result for result in self.results if result.name in PLOTTED]
@@ -355,11 +356,11 @@ def _mean_curves(seeds: Sequence[Mapping[str, Curve]]) -> dict[str, Curve]:
 
 
 SHOWN = (
-    "Differences to the first variant with 95 % intervals. All variants generate the same clips with the same seeds. "
-    "Intervals are paired: each resample draws tracks and seeds for all variants at once."
+    "Values of a variant minus those of the first, with 95 % intervals. All variants generate the same clips with the "
+    "same seeds. Intervals are paired: each resample draws tracks and seeds for all variants at once."
 )
 METRICS = (
-    "Mean over seeds with its 95 % interval, and the difference to the first variant with its own. The interval of a "
+    "Mean over seeds with its 95 % interval, and the difference from the first variant with its own. The interval of a "
     "difference can exclude zero although those of the two values overlap."
 )
 LOSSES = (
@@ -370,5 +371,6 @@ LOSSES = (
 PLAYERS = "The first seed of every variant. Click a spectrogram to play from there."
 COSTS = (
     "FLOPs of the denoisers' convolutions and matrix products, for a clip those of all network calls with all passes "
-    "of guidance. The codec and the conditioner are not counted. Wall time depends on what else the machine was doing."
+    "of guidance: 100 × 2 are 100 steps with two passes each. The codec and the conditioner are not counted. Wall time "
+    "depends on what else the machine was doing."
 )

@@ -27,9 +27,9 @@ from pydantic import BaseModel
 
 from codecdiff import config
 from codecdiff.config import DiffusionConfig, ExperimentConfig, TrainConfig
-from codecdiff.data import CodeStore, open_store
+from codecdiff.data import CodeStore, find_tracks, open_store
 from codecdiff.data.sealed import read_sealed, write_sealed
-from codecdiff.errors import InvalidValue, MissingFile
+from codecdiff.errors import InvalidValue, MissingFile, UnknownName, did_you_mean
 from codecdiff.files import (
     POLL_SECONDS,
     atomic_write,
@@ -226,6 +226,23 @@ def require_music(variants: Sequence[Variant]) -> None:
                 f"{', which does not exist' if audio else ''}. Validation tracks are read as audio, not only as codes. "
                 "Name a folder: experiment.data.audio=FOLDER."
             )
+
+
+def require_columns(variants: Sequence[Variant], columns: Sequence[str]) -> None:
+    """Raise UnknownName for a column of probes that no track has, before anything is trained."""
+    data = variants[0].experiment.data
+    if not columns or data.audio is None:
+        return
+    if data.store and (data.store / "header.json").is_file():
+        store = CodeStore(data.store)
+        metadata = [store.metadata(i) for i in range(len(store.rows))]
+    else:
+        metadata = [track.metadata for track in find_tracks(data.audio)]
+    names = sorted({name for fields in metadata for name in fields})
+    for column in columns:
+        if column not in names:
+            hint, listed = did_you_mean(column, names), ", ".join(names) or "none"
+            raise UnknownName(f"No track has '{column}', which evaluation.probes names. Columns: {listed}.{hint}")
 
 
 def other_variants(output: Path, variants: Sequence[Variant]) -> list[str]:

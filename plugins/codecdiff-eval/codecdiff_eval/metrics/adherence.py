@@ -251,7 +251,7 @@ def labels_compared(
 def _instruments(clips: ClipEmbeddings, reference: ClipEmbeddings, *, seed: int) -> Statistic:
     """Accuracy of finding the requested instruments, with probes that one half of the reference trains.
 
-    The other half provides the upper bound. Raises ValueError where too few clips name instruments.
+    The same of the other half stands beside it. Raises ValueError where too few clips name instruments.
     """
     train, test = (_naming_instruments(half) for half in reference.halves(seed))
     if not len(train) or not len(test):
@@ -271,7 +271,9 @@ def fit_instrument_probes(clips: ClipEmbeddings, *, at_least: int = MIN_CLIPS_WI
     usable = {name: has for name, has in labels.items() if at_least <= int(has.sum()) <= len(has) - at_least}
     if not usable:
         raise InvalidValue(
-            f"No instrument is played in at least {at_least} of {len(played)} clips and absent from as many: add clips."
+            f"A probe learns from at least {at_least} clips that play its instrument and {at_least} that do not, which "
+            f"no instrument has among these {len(played)} clips. Add clips: an evaluation needs {4 * at_least} or more "
+            "of the reference, half of which train probes."
         )
     return {name: Probe.fit(clips.grid(), has) for name, has in usable.items()}
 
@@ -317,25 +319,44 @@ def _naming_instruments(clips: ClipEmbeddings) -> ClipEmbeddings:
 
 
 def _metric(
-    label: str, agree: Agreement, requested: Callable[[Prompt], Any], estimator: Callable[[], ClipEstimator]
+    label: str,
+    agree: Agreement,
+    requested: Callable[[Prompt], Any],
+    estimator: Callable[[], ClipEstimator],
+    meaning: str,
 ) -> Metric:
     prepare = partial(agreement_with_prompts, compared=numbers_compared(agree, requested), requested=requested)
-    return Metric(label, prepare, "higher", compares="prompts", embedder=estimator, requested=requested)
+    own: Any = {"embedder": estimator, "requested": requested, "meaning": meaning}
+    return Metric(label, prepare, "higher", compares="prompts", **own)
 
 
 _octaves, _doubles = (partial(tempo_agreement, factors=factors) for factors in (OCTAVES, DOUBLES))
 _mirex = partial(key_agreement, rule="mirex")
-tempo = _metric("tempo within 4 %", tempo_agreement, requested_tempo, tempo_estimator)
-tempo_octave = _metric("tempo within 4 % or an octave", _octaves, requested_tempo, tempo_estimator)
-tempo_double = _metric("tempo within 4 % or a factor of two", _doubles, requested_tempo, tempo_estimator)
-key = _metric("key and mode", key_agreement, requested_key, key_estimator)
-key_mirex = _metric("key, MIREX weighted", _mirex, requested_key, key_estimator)
-mode = _metric("mode", partial(key_agreement, rule="mode"), requested_key, key_estimator)
+_tempo = partial(_metric, requested=requested_tempo, estimator=tempo_estimator)
+_key = partial(_metric, requested=requested_key, estimator=key_estimator)
+TEMPO_MEANING = "fraction of clips whose estimated tempo is within 4 % of the requested one"
+MIREX_MEANING = (
+    "mean score of the estimated key as in the MIREX competition: 1 for the requested key, 0.5 for one a fifth away, "
+    "0.3 for its relative and 0.2 for its parallel key, else 0"
+)
+tempo = _tempo("tempo within 4 %", tempo_agreement, meaning=TEMPO_MEANING)
+tempo_octave = _tempo(
+    "tempo within 4 % or an octave", _octaves, meaning=f"{TEMPO_MEANING}, or of its double, triple, half or third"
+)
+tempo_double = _tempo(
+    "tempo within 4 % or a factor of two", _doubles, meaning=f"{TEMPO_MEANING}, or of its double or half"
+)
+key = _key("key and mode", key_agreement, meaning="fraction of clips with the requested tonic and mode")
+key_mirex = _key("key, MIREX weighted", _mirex, meaning=MIREX_MEANING)
+mode = _key(
+    "mode", partial(key_agreement, rule="mode"), meaning="fraction of clips that are in major or minor as requested"
+)
 instruments = Metric(
     "instruments",
     _instruments,
     "higher",
     compares="prompts",
     requested=requested_instruments,
+    meaning="how often linear probes find the requested instruments and no others: 0.5 is chance, 1 is always",
     excludes_reference="It is made of clips of the reference, and these trained the probes that find instruments.",
 )

@@ -43,4 +43,5 @@ def embed_captions(embedder: Embedder, clips: ClipEmbeddings) -> Tensor:
         return embedder.embed_text(texts).cpu()
 
 
-clap_score = Metric("CLAP score", _clap_score, "higher", compares="captions")
+MEANING = "mean cosine similarity of the CLAP embeddings of a clip and of its caption, -1 to 1"
+clap_score = Metric("CLAP score", _clap_score, "higher", compares="captions", meaning=MEANING)

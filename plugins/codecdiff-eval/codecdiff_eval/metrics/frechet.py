@@ -113,7 +113,16 @@ def _size_warning(which: str, stats: GaussianStats, clips: int, parts: int) -> l
     return []
 
 
-fad = Metric("FAD", _fad, "lower", min_clips=2, accepts_stats=True)
-fad_infinity = Metric("FAD-infinity", _fad_infinity, "lower", min_clips=2, accepts_stats=True, resamples=100)
-fad_per_track = Metric("FAD-per-track", _fad_per_track, "lower", accepts_stats=True)
-fad_shrunk = Metric("FAD-shrunk", _fad_shrunk, "lower", min_clips=2)
+FAD_MEANING = (
+    "Fréchet audio distance, between the mean and covariance of the embeddings of the clips and those of the "
+    "reference. The fewer clips, the higher it is, for real music too, so compare only values of equally many clips"
+)
+INFINITY_MEANING = "FAD, extrapolated from parts of the clips to infinitely many"
+PER_TRACK_MEANING = "mean over clips of the FAD of one clip to the reference; its absolute value is hard to interpret"
+SHRUNK_MEANING = "FAD with covariances that are shrunk (Ledoit-Wolf), which keeps them regular with few clips"
+fad = Metric("FAD", _fad, "lower", min_clips=2, accepts_stats=True, meaning=FAD_MEANING)
+fad_infinity = Metric(
+    "FAD-infinity", _fad_infinity, "lower", min_clips=2, accepts_stats=True, resamples=100, meaning=INFINITY_MEANING
+)
+fad_per_track = Metric("FAD-per-track", _fad_per_track, "lower", accepts_stats=True, meaning=PER_TRACK_MEANING)
+fad_shrunk = Metric("FAD-shrunk", _fad_shrunk, "lower", min_clips=2, meaning=SHRUNK_MEANING)

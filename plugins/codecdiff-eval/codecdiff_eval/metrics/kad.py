@@ -103,5 +103,10 @@ def _kad(
     return Statistic(of, options={"scale": SCALE, "bandwidth": float(f"{width:.6g}")})
 
 
-kad = Metric("KAD", _kad, "lower", min_clips=2)
-kad_across_clips = Metric("KAD-across-clips", partial(_kad, across=True), "lower", min_clips=2)
+KAD_MEANING = (
+    "kernel audio distance, 100 times the squared maximum mean discrepancy of the embeddings. For two sets of the same "
+    "kind of music it is 0 on average, however few clips there are, and often negative"
+)
+ACROSS_MEANING = "KAD of pairs of windows from different clips, since windows of one clip are similar"
+kad = Metric("KAD", _kad, "lower", min_clips=2, meaning=KAD_MEANING)
+kad_across_clips = Metric("KAD-across-clips", partial(_kad, across=True), "lower", min_clips=2, meaning=ACROSS_MEANING)

@@ -109,5 +109,13 @@ def distance_ratio(distances: Tensor) -> float:
     return training / fresh
 
 
-density = Metric("density", _density, "higher")
-coverage = Metric("coverage", _coverage, "higher")
+DENSITY_MEANING = (
+    "whether clips lie where the reference has clips: about 1 for two sets of the same kind of music, less for clips "
+    "that are unlike the reference, more for clips that are all like its most typical ones"
+)
+COVERAGE_MEANING = (
+    "fraction of the reference that has an evaluated clip nearby, which is low if the clips are all alike. Its value "
+    "for real music is what to expect of two sets of these sizes"
+)
+density = Metric("density", _density, "higher", meaning=DENSITY_MEANING)
+coverage = Metric("coverage", _coverage, "higher", meaning=COVERAGE_MEANING)

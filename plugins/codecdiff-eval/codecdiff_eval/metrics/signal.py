@@ -1,7 +1,7 @@
 """What clips are like as signals, without a model: how strong their pulse is, how well in tune, whether they clip.
 
 Each is a number of a clip, estimated by an embedder of width one, so that it shares the cache of the others. `chance`
-does not exist for them; the same of real music is the upper bound, and that of noise is in docs/scores.md.
+does not exist for them; the same of real music stands beside them, and that of noise is in docs/scores.md.
 """
 
 from __future__ import annotations
@@ -109,6 +109,15 @@ def _mean(clips: ClipEmbeddings, reference: Reference | None = None, *, seed: in
     return mean_over_clips(clips.vectors[subset, 0].double(), subset=subset, upper_bound=upper_bound)
 
 
-pulse = Metric("pulse strength", _mean, "higher", compares="clips", embedder=pulse_estimator)
-tuning_error = Metric("tuning error, cents", _mean, "lower", compares="clips", embedder=tuning_estimator)
-full_scale = Metric("clips at full scale", _mean, "lower", compares="clips", embedder=full_scale_estimator)
+_metric = partial(Metric, prepare=_mean, compares="clips")
+PULSE_MEANING = "how regular the beat is, from 0 for none (about 0.1 for noise) to 1 for onsets that repeat exactly"
+TUNING_MEANING = (
+    "median distance of partials from the nearest pitch of equal temperament at A = 440 Hz; 25 if frequencies are "
+    "arbitrary"
+)
+FULL_SCALE_MEANING = "fraction of clips that reach full scale, and so may be distorted"
+pulse = _metric("pulse strength", direction="higher", embedder=pulse_estimator, meaning=PULSE_MEANING)
+tuning_error = _metric("tuning error, cents", direction="lower", embedder=tuning_estimator, meaning=TUNING_MEANING)
+full_scale = _metric(
+    "clips at full scale", direction="lower", embedder=full_scale_estimator, meaning=FULL_SCALE_MEANING
+)
