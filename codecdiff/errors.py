@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 import textwrap
+import traceback
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, NamedTuple
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "UserError",
     "ValidationIssue",
     "did_you_mean",
+    "line_in",
     "validation_issues",
 ]
 
@@ -83,7 +86,11 @@ class UnknownPart(UnknownName):
 
 
 class BrokenPlugin(UserError, ImportError):
-    """An installed part that cannot be imported, or that must not be used."""
+    """An installed part that cannot be imported, or that must not be used. `fix` is the end of the message."""
+
+    def __init__(self, message: str, fix: str = ""):
+        super().__init__(f"{message} {fix}".rstrip())
+        self.fix = fix
 
 
 class ValidationIssue(NamedTuple):
@@ -120,6 +127,22 @@ def _expected(issue: Mapping[str, Any]) -> str:
     template = next((text for start, text in EXPECTED.items() if issue["type"].startswith(start)), "")
     context = issue.get("ctx", {}).items()
     return template.format_map({key: f"{value:,g}" if isinstance(value, float) else value for key, value in context})
+
+
+def line_in(package: str, error: BaseException) -> str:
+    """Return the last line of a package that an error came through, as in "my_codec/codec.py:12", or an empty string.
+
+    `package` is the name of any module in it.
+    """
+    line, top = "", package.partition(".")[0]
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{'/'.join(Path(error.filename).parts[-2:])}:{error.lineno}"
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        module, file = frame.f_globals.get("__name__", ""), Path(frame.f_code.co_filename)
+        if module.partition(".")[0] == top:
+            depth = module.count(".") + 1 + (file.name == "__init__.py")
+            line = f"{'/'.join(file.parts[-depth:])}:{number}"
+    return line
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

@@ -31,14 +31,13 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache, cached_property
 from importlib import import_module
-from inspect import isabstract
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from entrypoints import BadEntryPoint, CaseSensitiveConfigParser, Distribution, EntryPoint
 
-from codecdiff.errors import BrokenPlugin, UnknownPart, did_you_mean
+from codecdiff.errors import BrokenPlugin, UnknownPart, did_you_mean, line_in
 
 __all__ = [
     "MetadataIssue",
@@ -65,6 +64,7 @@ GROUPS = (*FUNCTIONS, METRICS, SUITES, KINDS)  # beside those of the kinds of pa
 
 SWITCH = "CODECDIFF_PLUGINS"
 CORE = "codecdiff"
+INSTALL_OWN = "Install a package of your own with `pip install -e FOLDER`, and again after its entry points change."
 
 
 @dataclass(frozen=True)
@@ -105,13 +105,13 @@ class Plugin:
 
     @property
     def hint(self) -> str:
-        """The command that fixes or removes it, in case anything is wrong with it."""
+        """How to fix what its metadata, or the process that imports it, says is wrong with it."""
         if self.is_current:
-            return f"pip uninstall {self.distribution}"
+            return f"Correct it, or remove it with `pip uninstall {self.distribution}`."
         return "git pull" if self.interface > self.supported else f"pip install --upgrade {self.distribution}"
 
     def load(self) -> Any:
-        """Import the object. Raises BrokenPlugin with the cause if that fails or it does not belong into its group."""
+        """Import the object. Raises BrokenPlugin with the cause if that fails or it does not belong in its group."""
         if self.problem:
             raise BrokenPlugin(f"The {self.source} {self.problem}.")
         try:
@@ -119,40 +119,65 @@ class Plugin:
         except KeyboardInterrupt:  # the user has waited long enough
             raise
         except BaseException as error:  # third-party code may fail in any way, and try to end the program too
-            raise BrokenPlugin(
-                f"The {self.source} cannot be loaded: {type(error).__name__}: {error}. {self._fix(error)}"
-            ) from error
+            message = f"The {self.source} cannot be loaded: {type(error).__name__}: {error}."
+            raise BrokenPlugin(message, self._fix(error)) from error
         if problem := _misfit(self.kind, value):
-            raise BrokenPlugin(f"The {self.source} names {value!r}, which {problem}.")
+            text = f"The {self.source} names {_shown(value)}, which {problem[0]}."
+            target = f"{value.__name__}:NAME" if isinstance(value, ModuleType) else ""
+            raise BrokenPlugin(text, problem[1] or self._correct(target))
         return value
+
+    def _correct(self, target: str = "") -> str:
+        """Say to correct the entry point in the metadata of its package, to `target` if that is known."""
+        home, name = self.entry.module_name, self.entry.object_name
+        value = f"'{self.name} = \"{home}{f':{name}' * bool(name)}\"'"
+        right = f" to '{self.name} = \"{target}\"'" if target else ""
+        return f"Correct {value}{right} in the pyproject.toml of {self.distribution}, and install it again."
 
     def _fix(self, error: BaseException) -> str:
         """Return a sentence on how to fix an error of importing the object."""
-        home = self.entry.module_name
+        home, name = self.entry.module_name, self.entry.object_name
         if isinstance(error, ModuleNotFoundError) and error.name and not f"{home}.".startswith(f"{error.name}."):
             return f"Install '{error.name}', or add it to the dependencies of {self.distribution}."
+        if isinstance(error, ModuleNotFoundError):
+            package, _, last = home.rpartition(".")
+            return self._correct(f"{package}:{last}" if package in sys.modules and not name else "")
         module = sys.modules.get(home)
         if isinstance(error, AttributeError) and module and error.obj is module:
-            classes = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == home]
-            return f"Correct its entry point: {home} has {', '.join(classes) or 'nothing to name'}."
-        return f"Fix or remove it (pip uninstall {self.distribution}), or choose another."
+            names = [each for each, value in vars(module).items() if getattr(value, "__module__", "") == home]
+            hint = did_you_mean(name, names) or f" {home} has {', '.join(names[:9]) or 'nothing to name'}."
+            return f"{self._correct()}{hint}"
+        line = line_in(home, error)
+        fix = f"Correct {line}" if line else "Correct it"
+        return f"{fix}, or remove it with `pip uninstall {self.distribution}` and choose another {singular(self.kind)}."
 
 
-def _misfit(group: str, value: Any) -> str:
-    """Return why an imported object does not belong into a group; empty if it does."""
+def _shown(value: Any) -> str:
+    """Return an object as an error message names it, without an address in memory."""
+    if isinstance(value, type | FunctionType):
+        return f"the {'class' if isinstance(value, type) else 'function'} {value.__module__}.{value.__qualname__}"
+    return f"the module {value.__name__}" if isinstance(value, ModuleType) else repr(value)
+
+
+def _misfit(group: str, value: Any) -> tuple[str, str] | None:
+    """Return why an imported object does not belong in a group, and what to do if that is known; None if it does."""
     if group in (METRICS, SUITES):  # objects, of classes that their reader knows
         is_object = not isinstance(value, type | FunctionType)
-        return "" if is_object else f"is not an object, such as `my_{singular(group)} = {singular(group).title()}(...)`"
+        example = f"`my_{singular(group)} = {singular(group).title()}(...)`"
+        return None if is_object else (f"is not an object, such as {example}", "")
     if group in FUNCTIONS:
-        return "" if callable(value) else "is not a function"
+        is_function = callable(value) and not (group == COMMANDS and isinstance(value, type))
+        return None if is_function else ("is not a function", "")
     base = import_module("codecdiff.interfaces").Part if group == KINDS else interface(group)
     if not (isinstance(value, type) and issubclass(value, base)):
         other = kind_of(value) if group != KINDS and isinstance(value, type) else None
-        hint = f"; it belongs into the group 'codecdiff.{other}'" if other else ""
-        return f"is not a subclass of {base.__module__.partition('.')[0]}.{base.__name__}{hint}"
-    if group != KINDS and isabstract(value):
-        return f"is not complete: it has to define {', '.join(sorted(value.__abstractmethods__))}"
-    return ""
+        hint = f"; it belongs in the group 'codecdiff.{other}'" if other else ""
+        fix = f"Move the entry point to 'codecdiff.{other}' in pyproject.toml, and install the package again."
+        return f"is not a subclass of {base.__module__.partition('.')[0]}.{base.__name__}{hint}", fix if other else ""
+    if group != KINDS and (missing := sorted(getattr(value, "__abstractmethods__", ()))):
+        names = " and ".join(missing)
+        return f"does not implement {names}", f"Implement {names} in {value.__module__}.{value.__qualname__}."
+    return None
 
 
 @dataclass(frozen=True)
@@ -214,7 +239,12 @@ def _groups(file: Path) -> Groups:
     """Read the groups of codecdiff in an entry_points.txt. Raises OSError, ValueError or configparser.Error."""
     parser = CaseSensitiveConfigParser(delimiters=("=",))
     parser.read_string(file.read_text(encoding="utf-8-sig"), source=file.name)
-    return {group: dict(parser[group]) for group in parser.sections() if group.startswith("codecdiff.")}
+    return {group: dict(parser[group]) for group in parser.sections() if _is_ours(group)}
+
+
+def _is_ours(group: str) -> bool:
+    """Return whether the name of a group begins with "codecdiff", or nearly so."""
+    return bool(get_close_matches(re.split(r"[^a-z]", group.lower())[0], [CORE], cutoff=0.85))
 
 
 def _mentions_codecdiff(file: Path) -> bool:
@@ -229,7 +259,7 @@ def _read(owner: Distribution, groups: Groups, kinds: Mapping[str, int], on: boo
     for group, targets in groups.items():
         words = re.fullmatch(r"codecdiff\.([^.]*)(?:\.(\d+))?", group)
         if words is None or (words[1] not in kinds and (words[1] not in GROUPS or words[2])):
-            yield _unknown_group(owner.name, group, kinds, (*targets,))
+            yield from _unknown_group(owner.name, group, kinds, (*targets,))
             continue
         for name, target in targets.items():
             try:
@@ -240,21 +270,31 @@ def _read(owner: Distribution, groups: Groups, kinds: Mapping[str, int], on: boo
             name = name.partition(".")[0] if words[1] == KINDS else name
             if words[1] in kinds and not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
                 error = f"Invalid name '{name}' in '{group}': expected lower case words joined by '-'"
-                yield MetadataIssue(owner.name, error, "rename the entry point")
+                better = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+                yield MetadataIssue(owner.name, error, f"rename it in the package's pyproject.toml, as in '{better}'")
             versions = (int(words[2] or 1), kinds.get(words[1], 1))
             yield Plugin(words[1], name, owner.name, owner.version or "", entry, *versions, on)
 
 
 def _unreadable(distribution: str, error: Exception) -> MetadataIssue:
-    return MetadataIssue(distribution, f"unreadable: {type(error).__name__}: {error}", f"pip uninstall {distribution}")
+    hint = f"correct the entry points in its pyproject.toml, or remove it with `pip uninstall {distribution}`"
+    return MetadataIssue(distribution, f"unreadable: {type(error).__name__}: {error}", hint)
 
 
-def _unknown_group(distribution: str, group: str, kinds: Iterable[str], names: tuple[str, ...]) -> MetadataIssue:
-    near = get_close_matches(group, [f"codecdiff.{name}" for name in (*kinds, *GROUPS)], n=1)
-    hint = (f"write '{near[0]}', or " if near else "") + "upgrade codecdiff if it is too old for it"
-    if package := install_hint(KINDS, group.split(".")[1]):
+def _unknown_group(
+    distribution: str, group: str, kinds: Iterable[str], names: tuple[str, ...]
+) -> Iterator[MetadataIssue]:
+    """Yield what is wrong with a group that is not one of ours; nothing if another program may own it."""
+    first, _, rest = group.partition(".")
+    near = get_close_matches(
+        group, [f"codecdiff.{name}" for name in (*kinds, *GROUPS)], n=1, cutoff=0.6 if first == CORE else 0.9
+    )
+    hint = (f"write '{near[0]}' instead, or " if near else "") + "upgrade codecdiff if it is too old for it"
+    if package := install_hint(KINDS, rest):
         hint = install_command(package)
-    return MetadataIssue(distribution, f"'{group}' is not a group of entry points of this codecdiff", hint, names)
+    if near or first == CORE:
+        text = f"'{group}' is not a group of entry points of this codecdiff"
+        yield MetadataIssue(distribution, text, hint, names)
 
 
 @cache
@@ -350,7 +390,8 @@ def _unknown(group: str, name: str) -> str:
     text = f"No {singular(group)} named '{name}'. Installed: {', '.join(names) or 'none'}."
     if package := install_hint(group, name):
         return f"{text} It comes with {package}: {install_command(package)}"
-    return text + (unknown_group_of(name) or did_you_mean(name, [*names, *install_hints().get(group, {})]))
+    hint = unknown_group_of(name) or did_you_mean(name, [*names, *install_hints().get(group, {})])
+    return f"{text}{hint or f' {INSTALL_OWN}' * (group != KINDS)}"
 
 
 def unknown_group_of(name: str) -> str:
@@ -398,7 +439,7 @@ def find(group: str, name: str) -> Plugin:
         raise UnknownPart(_unknown(group, name))
     if len(matches) > 1:
         choices = ", ".join(f"'{plugin.distribution}:{plugin.name}'" for plugin in matches)
-        raise UnknownPart(f"Several installed packages have a {singular(group)} named '{name}'. Say which: {choices}.")
+        raise UnknownPart(f"Several installed packages have a {singular(group)} named '{name}'. Choose one: {choices}.")
     return matches[0]
 
 

@@ -47,7 +47,9 @@ def parse_stages(stages: str, levels: Sequence[int]) -> list[list[int]]:
     except InvalidValue:
         raise
     except ValueError:
-        raise InvalidValue(f"Invalid stages '{stages}': expected levels and ranges, as in '{example}'.") from None
+        hint = " Leave out the quotation marks." if re.search("['\"]", stages) else ""
+        text = f"Invalid stages '{stages}': expected levels and ranges, as in '{example}'.{hint}"
+        raise InvalidValue(text) from None
     named = [level for group in groups for level in group]
     repeated = sorted({level for level in named if named.count(level) > 1})
     for issue, wrong in (
@@ -57,10 +59,17 @@ def parse_stages(stages: str, levels: Sequence[int]) -> list[list[int]]:
     ):
         if wrong:
             raise InvalidValue(
-                f"stages='{stages}' {issue} level {', '.join(map(str, wrong[:9]))}. "
+                f"stages='{stages}' {issue} level{'s' * (len(wrong) > 1)} {_ranges(wrong)}. "
                 f"The codec has levels {present[0]} to {present[-1]}; each must be in one stage, as in '{example}'."
             )
     return groups
+
+
+def _ranges(levels: Sequence[int]) -> str:
+    """Return levels in ascending order as in "0, 3-5"."""
+    first = [level for level in levels if level - 1 not in levels]
+    last = [level for level in levels if level + 1 not in levels]
+    return ", ".join(f"{a}-{b}" if a < b else f"{a}" for a, b in zip(first, last, strict=True))
 
 
 def _of_rate(text: str, levels: Sequence[int]) -> list[int]:

@@ -167,7 +167,7 @@ def test_check_shows_the_error_of_a_broken_plugin_beside_those_that_load():
 def test_doctor_reports_a_broken_plugin_and_how_to_fix_it():
     result = run("doctor")
     assert result.exit_code == 1
-    assert "pip uninstall shaky" in result.output
+    assert "codec shaky: Correct shaky.py:1, or remove it with `pip uninstall shaky`" in result.output
     assert "pip uninstall mangled" in result.output
 
 
@@ -485,6 +485,7 @@ def test_a_package_that_is_missing_or_too_old_comes_with_the_line_that_fixes_it(
     assert check_requirement("x", Requirement("numpy>=1")).fine
     assert check_requirement("x", Requirement("numpy>=99")).hint == "pip install 'numpy>=99'"
     assert check_requirement("x", Requirement("nosuchthing")).hint == "pip install 'nosuchthing'"
+    assert "pyproject.toml of x" in check_requirement("x", Requirement("codecdiff>=99")).hint
 
 
 def test_a_companion_for_another_torch_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -21,7 +21,7 @@ from codecdiff.conditioners.joined import JoinedConditioner
 from codecdiff.config.schema import ExperimentConfig
 from codecdiff.data.audio import read_audio
 from codecdiff.diffusion.noise_schedule import prediction_type_of
-from codecdiff.errors import UserError
+from codecdiff.errors import ConfigError, UserError
 from codecdiff.pipeline.checkpoint import read_config
 from codecdiff.pipeline.model_card import render_model_card
 from codecdiff.pipeline.vocabulary import spread_captions
@@ -109,6 +109,51 @@ def test_statistics_are_those_of_the_model_folder_once_there_is_one(
     other = new_pipeline(experiment.model_copy(update={"snap_context": True}))
     with pytest.raises(ValueError, match="snap_context is false there, true here"):
         open_data(experiment, other, home, model)
+
+
+def fail_on_audio(codec: Any, monkeypatch: pytest.MonkeyPatch, method: str, result: Any) -> None:
+    """Let a method of a codec return something else, or raise it."""
+
+    def wrong(tensor: torch.Tensor) -> Any:
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    monkeypatch.setattr(codec, method, wrong)
+
+
+@pytest.mark.parametrize(
+    ("method", "result", "message"),
+    [
+        ("decode", RuntimeError("out of luck"), "raised RuntimeError: out of luck"),
+        ("decode", torch.zeros(3), r"decode returns \(3,\), not \(1, 1, t\) = \(b, ch, t\)"),
+        ("encode", torch.zeros(1, 4, 3, dtype=torch.int32), "encode returns torch.int32 codes: return int64"),
+        ("encode", None, "encode returned None, not a Tensor"),
+    ],
+)
+def test_a_codec_that_does_not_work_is_refused_before_anything_is_encoded(
+    experiment: ExperimentConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    method: str,
+    result: Any,
+    message: str,
+) -> None:
+    pipeline, store, model = new_pipeline(experiment), tmp_path / "store", tmp_path / "model"
+    codec: Any = pipeline.codec
+    fail_on_audio(codec.codec, monkeypatch, method, result)
+    text = rf"The codec '\S+' does not work: {message}.* Correct it before training: `codecdiff check \S+`"
+    with pytest.raises(ConfigError, match=text):
+        open_data(experiment, pipeline, store, model)
+    assert not store.exists()
+    monkeypatch.undo()
+    open_data(experiment, new_pipeline(experiment), store, model)
+    fail_on_audio(codec.codec, monkeypatch, method, result)
+    if method == "decode":
+        with pytest.raises(ConfigError, match=text):
+            open_data(experiment, pipeline, store, model)
+    else:  # a store holds the codes
+        open_data(experiment, pipeline, store, model)
 
 
 def test_fine_levels_before_coarser_ones_are_noted(experiment: ExperimentConfig) -> None:
@@ -208,9 +253,11 @@ def test_functions_are_called_when_a_run_ends_and_one_that_fails_loses_nothing(
     def fail(folder: Path) -> None:
         raise ValueError("no report")
 
-    hooks = {"broken": SimpleNamespace(load=lambda: fail), "report": SimpleNamespace(load=lambda: calls.append)}
+    functions = {"broken": fail, "report": calls.append}
+    entry = SimpleNamespace(distribution="my-reports", entry=SimpleNamespace(module_name=__name__, object_name="fail"))
+    hooks = {name: SimpleNamespace(load=lambda f=f: f, **vars(entry)) for name, f in functions.items()}
     monkeypatch.setattr(registry, "entries", lambda group: hooks if group == "run_end" else {})
-    with pytest.warns(UserWarning, match=r"its hook 'broken' failed: ValueError\('no report'\)"):
+    with pytest.warns(UserWarning, match=r"'broken' of my-reports \(\S*test_exp\w+\.py:\d+\) failed: ValueError: no"):
         call_run_end_hooks(tmp_path)
     assert calls == [tmp_path]
 

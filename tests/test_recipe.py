@@ -483,6 +483,20 @@ def test_a_value_on_the_command_line_trains_every_stage(run: Run, settings: Path
     assert (steps(out, "primary"), steps(out, "secondary")) == ([2], [2])
 
 
+def test_a_plan_of_many_stages_has_a_row_for_each(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "MAX_COLUMNS", 1)
+    monkeypatch.setattr(plan, "WIDE", 10)
+    run("--plan", "--device", "a100", "stages.secondary.train.max_train_steps=8")
+    printed = capsys.readouterr().out
+    titles, *rows = lines = printed.split("\n\n")[1].splitlines()
+    assert "  crops in a step  crops in an epoch  steps  epochs  " in titles
+    assert [(row.split()[0], row.split()[5]) for row in rows] == [("primary", "4"), ("secondary", "8")]
+    assert len({len(line) for line in lines}) == 1
+    assert "More than 10 numbers in a frame: secondary. A network learns" in printed
+
+
 def test_a_plan_says_what_does_not_fit(
     run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

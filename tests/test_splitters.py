@@ -74,8 +74,10 @@ def test_a_stage_sees_the_stages_before_it_in_order() -> None:
     [
         ("0|2-8", r"misses level 1\. The codec has levels 0 to 8; .* as in '0\|1-8'"),
         ("0|0-8", "repeats level 0"),
-        ("0|1-3|3,2|4-8", "repeats level 2, 3"),
+        ("0|1-3|3,2|4-8", "repeats levels 2-3"),
         ("0|1-9", "names unknown level 9"),
+        ("0-1|3", r"misses levels 2, 4-8\."),
+        ('"0|1-8"', "Invalid stages .*Leave out the quotation marks"),
         ("0|1-99999999999", "names unknown level"),
         *((text, r"Invalid stages .*expected levels and ranges, as in '0\|1-8'") for text in ("", "a|b", "0|")),
         *((text, "Invalid stages") for text in ("0|8-1", "0|1--8", "-1|0-8", "0.5|1-8", "0;1-8", "0||1-8")),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import bad_parts
+import numpy as np
 import pytest
 import torch
 from many_levels import ManyLevels
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 from codecdiff import Part, registry
 from codecdiff.cli import console
 from codecdiff.cli.main import app
-from codecdiff.codecs import NormalizedCodec
+from codecdiff.codecs import NormalizedCodec, ResidualCodec
 from codecdiff.config import ConfigError
 from codecdiff.errors import InvalidValue
 from codecdiff.splitters import Parallel
@@ -160,7 +161,7 @@ def test_a_part_that_raises_fails_the_check_and_the_others_run() -> None:
             raise RuntimeError("out of\n  luck")
 
     with pytest.raises(
-        AssertionError, match=r"lengths: raised RuntimeError: out of luck \(test_testing\.py:\d+\)\n"
+        AssertionError, match=r"lengths: raised RuntimeError: out of luck \(\S*test_testing\.py:\d+\)\n"
     ) as raised:
         check_codec(Failing(), seconds=0.1)
     assert "codebook-vectors" not in str(raised.value)
@@ -194,7 +195,7 @@ class Sideways(ManyLevels):
 
 class Broken(bad_parts.Sound):
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        raise RuntimeError("no memory")
+        raise RuntimeError(f"no memory for {codes.numel()} codes")
 
 
 class Untyped(bad_parts.Sound):
@@ -203,9 +204,68 @@ class Untyped(bad_parts.Sound):
         self.extra = extra
 
 
+class Required(bad_parts.Sound):
+    def __init__(self, *, extra):
+        super().__init__()
+
+
+class Absent(bad_parts.Sound):
+    def __init__(self) -> None:
+        Path("weights.pt").read_bytes()
+
+
+class Anything(bad_parts.Sound):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+
+
+class Weighted(bad_parts.Sound):
+    def __init__(self, *, weights: torch.Tensor | None = None) -> None:
+        super().__init__()
+
+
+class Short32(ManyLevels):
+    def encode(self, audio: torch.Tensor) -> torch.Tensor:
+        return super().encode(audio).int()
+
+
+class NoCodebooks(ResidualCodec):
+    sample_rate, channels, hop_length, num_codebooks, codebook_size, codebook_dim = 800, 1, 8, 2, 16, 8
+
+    def encode_features(self, audio: torch.Tensor) -> torch.Tensor:
+        return audio.unflatten(2, (-1, 8))[:, 0].mT
+
+
+def returning(value: Any) -> Any:
+    """Return a codec whose `encode` returns this value."""
+    part = type("Returning", (bad_parts.Sound,), {"encode": lambda self, audio: value})
+    return part()
+
+
 def failures(codec: Any) -> dict[str, str]:
     case = CodecChecks.case_class(codec, seconds=0.1)
     return {result.check.name: result.note for result in CHECKS["codecs"].run(codec, case) if result.state == "failed"}
+
+
+@pytest.mark.parametrize(
+    ("value", "name"), [(None, "None"), (True, "a bool"), ("codes", "a str"), (np.zeros((1, 2, 9)), "a ndarray")]
+)
+def test_a_method_that_returns_another_type_is_named_by_every_check_that_fails(value: Any, name: str) -> None:
+    notes = failures(returning(value))
+    note = notes["facts"]
+    assert note.startswith(f"encode returned {name}, not a Tensor. See Codec.encode: Encode audio (b, ch, t)")
+    assert [*notes.values()].count(note) > 10
+
+
+def test_a_splitter_that_forgets_to_return_says_so() -> None:
+    class Forgetting(bad_parts.Halves):
+        def split(self, latents: torch.Tensor) -> Any:
+            super().split(latents)
+
+    with pytest.raises(
+        AssertionError, match=r"inverse: split returned None, not a list\[Tensor\]\. See Splitter\.split"
+    ):
+        check_splitter(Forgetting())
 
 
 def test_a_residual_codec_says_which_method_returns_another_shape() -> None:
@@ -219,6 +279,12 @@ def test_failures_say_what_to_change() -> None:
     large = bad_parts.Sound()
     large.codebook_size += 1
     assert "but embed fails for code" in failures(large)["facts"]
+    assert "constructor takes **options, which are not options" in failures(Anything())["save-and-load"]
+    short, weighted = failures(Short32()), failures(Weighted(weights=torch.zeros(2)))
+    assert "`weights` is a Tensor, which cannot be an option" in weighted["save-and-load"]
+    assert short["facts"] == "encode returns torch.int32 codes: return int64 (torch.long), as by `codes.long()`."
+    assert "Short32 overrides encode: override encode_with_continuous too." in short["one-pass"]
+    assert "NoCodebooks has no `codebooks`: register a buffer of this name" in failures(NoCodebooks())["continuous"]
     lookup = failures(bad_parts.Summing())["codebook-vectors"]
     assert "`quantize` does not use the codec's own lookup" in lookup
     assert "duplicate_codes" not in lookup
@@ -248,12 +314,15 @@ def _registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
             "narrow": "Excused",
             "untyped": "Untyped",
             "broken": "Broken",
+            "absent": "Absent",
+            "required": "Required",
         },
         "splitters": {"halves": "Halves", "evens": "Evens", "unbuilt": "Unbuilt"},
         "splitters.2": {"late": "Halves"},
         "conditioners": {"letters": "Letters"},
         "denoisers": {"mixer": "Mixer", "unread": "Unread"},
         "embedders": {"levels": "Levels"},
+        "metrics": {"far": "Sound"},
     }
     lines = []
     for kind, names in parts.items():
@@ -337,31 +406,38 @@ def test_the_command_ends_with_status_1_if_a_check_fails() -> None:
 @pytest.mark.usefixtures("_registered")
 def test_an_error_that_repeats_is_shown_once_and_debug_shows_where() -> None:
     result = CliRunner().invoke(app, ["--debug", "check", "broken", "--seconds", "0.5"])
-    error = "raised RuntimeError: no memory (test_testing.py:"
+    error = "raised RuntimeError: no memory for "
     assert result.output.count(error) == 1
     assert result.output.count("the same error as in facts") > 5
-    assert result.output.count("RuntimeError: no memory\n") > 5
+    assert result.output.count("RuntimeError: no memory for ") > 6
+    assert "--debug" not in result.output
+    assert "`codecdiff --debug check broken` shows the traceback." in check("broken", "--seconds", "0.5").output
 
 
 @pytest.mark.usefixtures("_registered")
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["letters"], "'letters' is the name of a codec and a conditioner. Say which: --kind codecs or --kind cond"),
+        (["letters"], "'letters' is the name of a codec and a conditioner. Choose one: --kind codecs or --kind cond"),
         (["lettres"], "No part named 'lettres' is installed. Did you mean 'letters'?"),
         (
             ["xyzzy"],
-            "`codecdiff plugins` lists the installed parts. Install a package of your own by pip install -e FOLDER.",
+            "Install a package of your own with `pip install -e FOLDER`, and again after its entry points change.",
         ),
         (["late"], "The splitter 'late' of strange 1.0 was built for version 2 of the splitter interface"),
-        (["unbuilt"], "'unbuilt' cannot be built: RuntimeError: no weights. Options, by --set KEY=VALUE: turned."),
+        (["unbuilt"], "RuntimeError: no weights ("),
+        (["absent"], "cannot be built: FileNotFoundError: [Errno 2] No such file or directory: 'weights.pt' ("),
+        (["absent"], "). It has no options. `codecdiff --debug check absent` shows the traceback."),
+        (["required"], "'required' cannot be built: its constructor requires 'extra', which needs a type annotation"),
+        (["far"], "'far' is a metric of strange. Only parts have checks: "),
+        ([], "Name a part to check, as in `codecdiff check parallel`."),
         (["letters", "--kind", "denoisers"], "No denoiser named 'letters'"),
         (["sound", "--kind", "sounds"], "No kind named 'sounds'"),
         (["sound", "--set", "gian=2"], "has no option 'gian'. It has: gain. Did you mean 'gain'?"),
-        (["grouped"], "needs a value for: stages. Options, by --set KEY=VALUE: stages."),
+        (["grouped"], "needs a value for: stages. Its options, set with --set KEY=VALUE: stages."),
         (["sound", "--set", "gain=loud"], "gain = 'loud': expected a number"),
-        (["stereo", "--set", "codec=normalized"], "codec.codec: The codec 'normalized' needs a value for: codec. Opt"),
-        (["untyped", "--set", "extra=2"], "It has: none. 'extra' has no type annotation, so it is not an option."),
+        (["stereo", "--set", "codec=normalized"], "codec.codec: The codec 'normalized' needs a value for: codec. Its "),
+        (["untyped", "--set", "extra=2"], "It has no options. 'extra' has no type annotation, so it is not an option."),
         (["grouped", "--set", "stages=0|1-11"], "can be built for none of"),
         (["letters", "--kind", "conditioners", "--prompts", "FILE"], "line 2 is not a prompt"),
     ],
@@ -400,7 +476,7 @@ def test_prompts_of_a_file_are_used(tmp_path: Path) -> None:
 
 
 def test_options_that_a_part_needs_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"needs a value for: codec\. Options, by --set KEY=VALUE: codec"):
+    with pytest.raises(ConfigError, match=r"needs a value for: codec\. Its options, set with --set KEY=VALUE: codec"):
         start_checks("normalized", folder=tmp_path)
 
 

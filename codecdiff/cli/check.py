@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections import Counter
 from pathlib import Path
@@ -23,7 +24,9 @@ STYLES = {"failed": "red", "expected failure": "yellow", "not applicable": "dim"
 
 def check(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Part to check, as `codecdiff plugins` lists it.", show_default=False)],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Part to check, as `codecdiff plugins` lists it.", show_default=False)
+    ] = "",
     kind: Annotated[str, typer.Option(help="Its kind, as in codecs, where several kinds have one of this name.")] = "",
     options: Options = None,
     seconds: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Longest clip, for a codec.")] = 10.0,
@@ -34,8 +37,10 @@ def check(
 
     The exit status is 1 if one fails.
     """
-    from codecdiff.testing.runner import start_checks
+    from codecdiff.testing.runner import DEBUG, start_checks
 
+    if not name:
+        raise InvalidValue("Name a part to check, as in `codecdiff check parallel`. `codecdiff plugins` lists them.")
     with TemporaryDirectory() as folder:
         with err.status(f"Building {name}"):
             request, run = start_checks(
@@ -58,6 +63,8 @@ def check(
     if context.find_root().params.get("debug"):
         for cause in (result.cause for result in failed if result.cause):
             err.print("".join(traceback.format_exception(cause)), soft_wrap=True)
+    elif any(result.cause and not isinstance(result.cause, AssertionError) for result in failed):
+        out.print(DEBUG.format(name=name))
     if failed:
         raise typer.Exit(1)
 
@@ -84,7 +91,8 @@ def print_results(results: list[Result]) -> None:
     first: dict[str, str] = {}
     for result in results:
         note = f"{result.note}\nExpected: {result.check.text}" if result.state == "failed" else result.note
-        if result.state == "failed" and (name := first.setdefault(result.note, result.check.name)) != result.check.name:
+        error = re.sub(r"\d+", "0", result.note) if result.note.startswith("raised ") else result.note
+        if result.state == "failed" and (name := first.setdefault(error, result.check.name)) != result.check.name:
             note = f"the same error as in {name}"
         style = STYLES.get(result.state)
         table.add_row(result.check.name, result.state, f"{result.seconds:.1f}", note, style=style)

@@ -1,4 +1,4 @@
-"""`codecdiff doctor`: what is installed, what is wrong with it, and the command that fixes it."""
+"""`codecdiff doctor`: what is installed, what is wrong with it, and what fixes it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ AUDIO_FORMATS = ("WAV", "FLAC", "OGG", "MP3")
 
 @dataclass(frozen=True)
 class Finding:
-    """The state of one thing. `hint`, the command that fixes it, is empty where nothing is wrong."""
+    """The state of one thing. `hint`, which says how to fix it, is empty where nothing is wrong."""
 
     what: str
     state: str
@@ -53,7 +53,7 @@ def doctor(
 ) -> None:
     """Check the installation.
 
-    Each problem comes with the command that fixes it. The exit status is 1 if something is wrong.
+    Each problem comes with what fixes it. The exit status is 1 if something is wrong.
     """
     with err.status("Importing everything once"):
         findings = list(diagnose(timeout))
@@ -143,6 +143,8 @@ def check_requirement(package: str, need: Requirement) -> Finding:
     current, what = installed_version(need.name), f"  {need.name}"
     ours = {package for names in registry.install_hints().values() for package in names.values()}
     hint = registry.install_command(need.name) if need.name in ours else f"pip install '{need}'"
+    if need.name == registry.CORE:  # which this is: not to be replaced for the sake of one package
+        hint = f"correct `dependencies` in the pyproject.toml of {package}, or upgrade codecdiff (git pull)"
     if not current:
         return Finding(what, f"missing; {package} needs it", hint)
     if not need.specifier.contains(current, prereleases=True):
@@ -197,6 +199,6 @@ def check_plugins(timeout: float) -> Iterator[Finding]:
     enabled = [plugin for plugin in plugins if plugin.enabled]
     broken = find_problems(enabled, timeout)
     for plugin, problem in broken.items():
-        yield Finding(f"{registry.singular(plugin.kind)} {plugin.name}", problem, plugin.hint)
+        yield Finding(f"{registry.singular(plugin.kind)} {plugin.name}", *problem)
     off = f", {len(plugins) - len(enabled)} are disabled by {registry.SWITCH}" if len(enabled) < len(plugins) else ""
     yield Finding("parts and models", f"{len(enabled) - len(broken)} of {len(enabled)} load{off}")

@@ -18,7 +18,7 @@ import typer
 
 from codecdiff import registry
 from codecdiff.cli.console import out
-from codecdiff.errors import FileExists, InvalidValue, UnknownName
+from codecdiff.errors import FileExists, InvalidValue, UnknownName, did_you_mean
 from codecdiff.files import atomic_folder, read_text
 
 # How `part-name` is trained with recipes/configs/starter.yaml, by kind.
@@ -28,6 +28,8 @@ SETTINGS = {
     "conditioner": "conditioner.name=part-name denoiser.vector=bpm",
     "denoiser": "denoiser.name=part-name",
 }
+# Where to read how to write what has no template.
+PAGES = dict.fromkeys(("metric", "suite"), "docs/scores.md#add-a-metric") | {"embedder": "docs/embedders.md#write-one"}
 PACKAGE = "codecdiff_part_name"
 SHARED = ("pyproject.toml", "README.md")  # files of all kinds
 MAX_LENGTH = 30  # letters of a name
@@ -52,8 +54,9 @@ def write_plugin(kind: str, name: str, into: Path | str = ".") -> Path:
     FileExists if the package's folder exists, unless it is this very package.
     """
     if kind not in SETTINGS:
-        other = " For a metric or a suite, see docs/scores.md." if kind in ("metric", "suite") else ""
-        raise UnknownName(f"No template for a {kind}. Kinds: {', '.join(SETTINGS)}.{other}")
+        page = PAGES.get(kind.removesuffix("s"), "docs/plugins.md#everything-a-package-can-add")
+        hint = did_you_mean(kind, SETTINGS) or f" {page} shows how to write other parts and extensions."
+        raise UnknownName(f"No template '{kind}'. Templates: {', '.join(SETTINGS)}.{hint}")
     name = name.removeprefix("codecdiff-")
     require_good_name(kind, name)
     require_free_name(kind, name)

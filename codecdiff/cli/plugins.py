@@ -11,13 +11,13 @@ import signal
 from collections.abc import Iterable
 from contextlib import suppress
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from codecdiff import registry
 from codecdiff.cli.console import Json, err, error_line, folded_table, out, print_json
-from codecdiff.errors import UnknownName
+from codecdiff.errors import UnknownName, UserError
 from codecdiff.registry import Plugin
 
 if TYPE_CHECKING:
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 TIMEOUT = 60.0  # seconds
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Time limit for importing one plugin.")]
 COLUMNS = ("kind", "name", "package", "version", "state")
+
+
+class Problem(NamedTuple):
+    """What is wrong with a plugin, and how to fix that."""
+
+    text: str
+    fix: str
 
 
 def plugins(
@@ -47,11 +54,12 @@ def plugins(
         names = {word for plugin in everything for word in (plugin.name, plugin.kind, plugin.distribution)}
         hint = registry.did_you_mean(shown, names) or " To list everything: codecdiff plugins"
         raise UnknownName(f"Nothing called '{shown}' is installed.{hint}")
-    problems: dict[registry.Plugin, str] = {}
+    problems: dict[registry.Plugin, Problem] = {}
     if check:
         with err.status("Importing everything once"):
             problems = find_problems([plugin for plugin in listed if plugin.enabled], timeout)
-    states = {plugin: problems.get(plugin) or plugin.problem or "loads" * check for plugin in listed}
+    states = {plugin: plugin.problem or "loads" * check for plugin in listed}
+    states |= {p: f"{problem.text} {problem.fix}" for p, problem in problems.items() if not p.problem}
     states |= {plugin: f"disabled by {registry.SWITCH}" for plugin in listed if not plugin.enabled}
     rows = [(p.kind, p.name, p.distribution, p.version, state) for p, state in states.items()]
     if as_json:
@@ -62,22 +70,22 @@ def plugins(
         texts = [f"{issue.distribution}: {issue.error} ({issue.hint})" for issue in issues]
         for text in [*texts, *(f"{p.name} of {p.distribution}: {state}" for p, state in broken.items())]:
             out.print(" ".join(text.split()), style="red", soft_wrap=True)  # in one line
-        table = folded_table(*COLUMNS)
+        table = folded_table(*COLUMNS[: 5 if any(states.values()) else 4])
         for plugin, (*row, state) in zip(states, rows, strict=True):
             state = "see above" if plugin in broken else state
-            table.add_row(*row, state, style=None if plugin.enabled else "dim")
+            table.add_row(*row, *[state] * (len(table.columns) > len(row)), style=None if plugin.enabled else "dim")
         out.print(table)
     if check and (issues or problems):
         raise typer.Exit(1)
 
 
-def find_problems(plugins: Iterable[Plugin], seconds: float) -> dict[Plugin, str]:
+def find_problems(plugins: Iterable[Plugin], seconds: float) -> dict[Plugin, Problem]:
     """Load each plugin, for so many seconds at most, and return what is wrong with those that fail.
 
     One that its metadata rules out is not imported, and a module that hung or killed the worker is not tried again.
     """
-    problems = {plugin: plugin.problem for plugin in plugins}
-    fatal: dict[tuple[str, str], str] = {}
+    problems = {plugin: _of_metadata(plugin) for plugin in plugins}
+    fatal: dict[tuple[str, str], Problem | None] = {}
     worker = _Worker()
     try:
         for plugin in [plugin for plugin, problem in problems.items() if not problem]:
@@ -90,8 +98,12 @@ def find_problems(plugins: Iterable[Plugin], seconds: float) -> dict[Plugin, str
     return {plugin: problem for plugin, problem in problems.items() if problem}
 
 
-def problem_of(plugin: Plugin) -> str:
-    """Load a plugin in this process, and return what is wrong with it; empty if nothing is."""
+def _of_metadata(plugin: Plugin) -> Problem | None:
+    return Problem(plugin.problem, plugin.hint) if plugin.problem else None
+
+
+def problem_of(plugin: Plugin) -> Problem | None:
+    """Load a plugin in this process, and return what is wrong with it; None if nothing is."""
     try:
         if plugin.kind == registry.MODELS:
             from codecdiff.pipeline.checkpoint import read_config
@@ -100,8 +112,10 @@ def problem_of(plugin: Plugin) -> str:
         else:
             plugin.load()
     except BaseException as error:  # third-party code may fail in any way
-        return error_line(error)
-    return ""
+        fix = getattr(error, "fix", "")
+        text = str(error) if isinstance(error, UserError) else error_line(error)
+        return Problem(" ".join(text.removesuffix(fix).split()), fix or plugin.hint)
+    return None
 
 
 class _Worker:
@@ -110,7 +124,7 @@ class _Worker:
     process: Any = None
     line: Connection[Any, Any] | None = None  # to the process, while there is one
 
-    def load(self, plugin: Plugin, seconds: float) -> str:
+    def load(self, plugin: Plugin, seconds: float) -> Problem | None:
         """Return what is wrong with a plugin, also if the process does not respond or has died."""
         line = self.line or self.start()
         try:
@@ -124,7 +138,7 @@ class _Worker:
             ending = signal.Signals(-code).name if -code in set(signal.Signals) else f"exit code {code}"
             problem = f"ends the Python process that imports it ({ending})"
         self.stop()
-        return problem
+        return Problem(f"{problem}.", plugin.hint)
 
     def start(self) -> Connection[Any, Any]:
         """Start the process, and wait until it has imported what all parts import: that is not the first one's time."""
@@ -153,11 +167,11 @@ def _serve(line: Connection[Any, Any]) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
-    broken = ""
+    broken: Problem | None = None
     try:
         import_module("codecdiff.interfaces")
     except Exception as error:  # not because of a plugin, but none can be loaded
-        broken = f"codecdiff itself cannot be imported: {error_line(error)}"
+        broken = Problem(f"codecdiff itself cannot be imported: {error_line(error)}", "codecdiff doctor")
     line.send("")
     with suppress(EOFError, OSError):
         while True:

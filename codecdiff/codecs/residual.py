@@ -52,12 +52,19 @@ class ResidualCodec(Codec):
     @property
     def quantizers(self) -> list[Any]:
         """The quantizer of every level, coarse to fine. By default, the tables of vectors in `codebooks`."""
+        if not hasattr(self, "codebooks"):
+            shape = f"({self.num_codebooks}, {self.codebook_size}, {self.codebook_dim})"
+            raise NotImplementedError(
+                f"{type(self).__name__} has no `codebooks`: register a buffer of this name in its constructor, "
+                f"(k, codebook_size, d) = {shape}, or override `quantizers`."
+            )
         return list(self.codebooks)
 
     @property
     def dtype(self) -> torch.dtype:
         """Precision of the codec."""
-        return next(t.dtype for t in chain(self.parameters(), self.buffers()) if t.is_floating_point())
+        tensors = chain(self.parameters(), self.buffers())
+        return next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
 
     @abstractmethod
     def encode_features(self, audio: Tensor) -> Tensor:

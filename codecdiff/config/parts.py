@@ -11,7 +11,7 @@ from types import GenericAlias
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, InstanceOf, TypeAdapter, ValidationError
-from pydantic_core import to_jsonable_python
+from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from codecdiff import files, registry
 from codecdiff.errors import ConfigError, did_you_mean, validation_issues
@@ -60,7 +60,7 @@ def part_options(kind: str, name: str) -> dict[str, inspect.Parameter]:
     except NameError as error:
         raise registry.BrokenPlugin(
             f"The type hints of the {kind[:-1]} '{name}' cannot be read: {error}. "
-            "Its package must import at run time the types that its constructor names."
+            "Import the types that its constructor names at run time, not under TYPE_CHECKING."
         ) from error
     typed = [p for p in signature.parameters.values() if p.annotation is not p.empty and p.kind is not p.VAR_KEYWORD]
     return {p.name: p for p in typed if p.name not in registry.interface(kind).derived}
@@ -144,10 +144,9 @@ def check_spec(kind: str, spec: str | Mapping[str, Any]) -> tuple[str, dict[str,
         if key not in available:
             is_parameter = key in inspect.signature(registry.load_entry(kind, name).__init__).parameters
             untyped = f" '{key}' has no type annotation, so it is not an option." if is_parameter else ""
-            raise ConfigError(
-                f"The {kind[:-1]} '{name}' has no option '{key}'. It has: {', '.join(available) or 'none'}."
-                f"{untyped or did_you_mean(key, list(available))}"
-            )
+            known = f"It has: {', '.join(available)}." if available else "It has no options."
+            hint = untyped or did_you_mean(key, list(available))
+            raise ConfigError(f"The {kind[:-1]} '{name}' has no option '{key}'. {known}{hint}")
     return name, values
 
 
@@ -158,7 +157,9 @@ def with_defaults(kind: str, spec: str | Mapping[str, Any]) -> dict[str, Any]:
     """
     name, values = check_spec(kind, spec)
     options = part_options(kind, name)
-    defaults = {key: _plain(option.default) for key, option in options.items() if option.default is not option.empty}
+    defaults = {
+        key: _plain(option.default, key) for key, option in options.items() if option.default is not option.empty
+    }
     for key, value in values.items():
         hint = options[key].annotation
         if items := part_kind(item_type(hint)):
@@ -194,6 +195,11 @@ def build(kind: str, spec: str | Mapping[str, Any], *, skeleton: bool = False, *
     arguments |= {key: value for key, value in derived.items() if key in accepted}
     if missing := [key for key, o in options.items() if o.default is o.empty and key not in arguments]:
         raise ConfigError(f"The {kind[:-1]} '{name}' needs a value for: {', '.join(missing)}.")
+    named = [p for p in accepted.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self"]
+    if untyped := [p.name for p in named if p.default is p.empty and p.name not in {*options, *arguments}]:
+        unset = ", ".join(f"'{each}'" for each in untyped)
+        text = f"its constructor requires {unset}, which needs a type annotation to be an option"
+        raise ConfigError(f"The {kind[:-1]} '{name}' cannot be built: {text}.")
     return (part.skeleton if skeleton else part)(**arguments)
 
 
@@ -218,7 +224,7 @@ def to_config(kind: str, part: Any) -> dict[str, Any]:
         )
     name = matches[0].name
     namesakes = [plugin for plugin in registry.installed(kind) if plugin.name == name]
-    values = {key: _plain(value) for key, value in part.arguments.items() if key not in part.derived}
+    values = {key: _plain(value, key) for key, value in part.arguments.items() if key not in part.derived}
     return {"name": name if len(namesakes) == 1 else f"{matches[0].distribution}:{name}", **values}
 
 
@@ -229,11 +235,17 @@ def _loads(plugin: registry.Plugin, part: type) -> bool:
         return False
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, option: str) -> Any:
     from codecdiff.interfaces import Part
 
     if isinstance(value, Part) and (kind := registry.kind_of(type(value))):
         return to_config(kind, value)
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return to_jsonable_python(value)
+        return [_plain(item, option) for item in value]
+    try:
+        return to_jsonable_python(value)
+    except PydanticSerializationError as error:
+        kind = type(value).__name__
+        raise ConfigError(
+            f"'{option}' is a {kind}, which cannot be an option: a model cannot be saved with it."
+        ) from error

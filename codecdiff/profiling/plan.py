@@ -7,7 +7,7 @@ computed, allocated or fetched, and what it would take is counted.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +35,8 @@ from codecdiff.training.trainer import StageTrainer
 Job = tuple[Stage, TrainConfig]  # a stage whose denoiser is on the meta device, and how it is trained
 
 PAPER_HOURS = 3778 + 0.2 * 8232  # of music that DiscoDiff was trained on
+WIDE = 1000  # numbers in a frame of a stage, from which a denoiser of the usual size learns little
+MAX_COLUMNS = 4  # of a table, one for each stage
 TOKENS = 64  # of a prompt; a caption usually has fewer, and they hardly count
 
 
@@ -292,30 +294,40 @@ def _short(number: float) -> str:
     return f"{number:,.0f}" if number >= 1000 else f"{number:.3g}"
 
 
-def _row(title: str, values: Iterable[float | str], scale: float = 1) -> str:
-    cells = (value if isinstance(value, str) else _short(value / scale) for value in values)
-    return f"{title:<26}" + "".join(f"{cell:>16}" for cell in cells)
+def _cells(values: Iterable[float | str], scale: float = 1) -> list[str]:
+    return [value if isinstance(value, str) else _short(value / scale) for value in values]
 
 
-def _stage_rows(stages: Sequence[StagePlan], audio: TrainingAudio, devices: int) -> list[str]:
-    """Return the table's rows of work and memory, one column per stage."""
+def _stage_facts(stages: Sequence[StagePlan], audio: TrainingAudio, devices: int, flops: float) -> dict[str, list[str]]:
+    """Return work, memory and time by title, a cell for each stage; titles of parts of a sum are indented."""
     batches = [devices * s.train.train_batch_size * s.train.gradient_accumulation_steps for s in stages]
     steps = [stage.train.max_train_steps for stage in stages]
     crops = [audio.num_crops(stage.crop_frames) for stage in stages]
     passes = {"forward": "forward", "backward": "backward", "forward, again": "recomputed"}
-    return [
-        _row("", (stage.name for stage in stages)),
-        _row("parameters", (f"{stage.num_parameters:,}" for stage in stages)),
-        _row("frames of a crop", (stage.crop_frames for stage in stages)),
-        _row("crops in a step", batches),
-        _row("crops in an epoch", crops),
-        _row("steps", steps),
-        _row("epochs", (batch * count / epoch for batch, count, epoch in zip(batches, steps, crops, strict=True))),
-        _row("TFLOP of a step, a device", (stage.flops for stage in stages), 1e12),
-        *(_row(f"  {title}", (getattr(s.step, key) for s in stages), 1e12) for title, key in passes.items()),
-        _row("GB of memory, a device", (sum(stage.memory.values()) for stage in stages), 1e9),
-        *(_row(f"  {key}", (stage.memory[key] for stage in stages), 1e9) for key in stages[0].memory),
-    ]
+    return {
+        "": [stage.name for stage in stages],
+        "parameters": [f"{stage.num_parameters:,}" for stage in stages],
+        "frames of a crop": _cells(stage.crop_frames for stage in stages),
+        "crops in a step": _cells(batches),
+        "crops in an epoch": _cells(crops),
+        "steps": _cells(steps),
+        "epochs": _cells(batch * count / epoch for batch, count, epoch in zip(batches, steps, crops, strict=True)),
+        "TFLOP of a step, a device": _cells((stage.flops for stage in stages), 1e12),
+        **{f"  {title}": _cells((getattr(s.step, key) for s in stages), 1e12) for title, key in passes.items()},
+        "GB of memory, a device": _cells((sum(stage.memory.values()) for stage in stages), 1e9),
+        **{f"  {key}": _cells((stage.memory[key] for stage in stages), 1e9) for key in stages[0].memory},
+        "time": [format_duration(3600 * stage.hours(flops)) for stage in stages],
+    }
+
+
+def _table(facts: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the lines of a table: a column for each stage, or a row without parts of sums if there are many."""
+    if len(facts[""]) <= MAX_COLUMNS:
+        return [f"{title:<26}" + "".join(f"{cell:>16}" for cell in cells) for title, cells in facts.items()]
+    columns = [[title.removesuffix(", a device"), *cells] for title, cells in facts.items() if title[:1] != " "]
+    widths = [max(map(len, column)) for column in columns]
+    rows = zip(*columns, strict=True)
+    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
 def plan_report(
@@ -327,7 +339,7 @@ def plan_report(
     mixed_precision: str,
     assumptions: Assumptions,
 ) -> str:
-    """Report what a run takes: the music and its store, then a column for each stage, then the total."""
+    """Report what a run takes: the music and its store, then a column, or a row, for each stage, then the total."""
     mixed, count = mixed_precision != "no", assumptions.devices
     name, device = find_device(assumptions.device)
     precision = mixed_precision if mixed else "float32" if name == CPU else "tf32"
@@ -335,7 +347,8 @@ def plan_report(
     utilization = assumptions.utilization or UTILIZATION[name == CPU]
     audio = training_audio(experiment.data, store, pipeline.codec, assumptions.hours, experiment.seed)
     stages = plan_stages(pipeline, jobs, mixed=mixed, devices=count)
-    hours = [stage.hours(1e12 * peak * utilization) for stage in stages]
+    flops = 1e12 * peak * utilization
+    hours = [stage.hours(flops) for stage in stages]
     size = store_size(pipeline.codec, pipeline.target, audio.frames)
     lines = [
         f"{count} x {name} ({device.memory:.0f} GB, {peak:.4g} TFLOP/s in {precision}"
@@ -344,12 +357,14 @@ def plan_report(
         f"{_short(audio.seconds / 3600)} hours of music, {audio.source}",
         f"{_short(size / 1e9)} GB of {'codes' if pipeline.target == 'codes' else 'codes and latents'} in the store",
         "",
-        *_stage_rows(stages, audio, count),
-        _row("time", (format_duration(3600 * each) for each in hours)),
+        *_table(_stage_facts(stages, audio, count, flops)),
         "",
         f"Total: {format_duration(3600 * sum(hours))} on {count} x {name}"
         + (f", {_short(count * sum(hours))} hours of one." if count > 1 else "."),
     ]
     if full := [s.name for s in stages if sum(s.memory.values()) > 1e9 * device.memory]:
         lines.append(f"TOO MUCH for the memory of one {name}: {', '.join(full)}. Lower train.train_batch_size.")
+    if wide := [stage.name for stage, _ in jobs if stage.denoiser.channels > WIDE]:
+        hint = "A network learns so many poorly: see docs/write-a-codec.md#many-levels-or-wide-latents"
+        lines.append(f"More than {WIDE:,} numbers in a frame: {', '.join(wide)}. {hint}")
     return "\n".join(lines)

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
-from pydantic_core import to_jsonable_python
+from pydantic_core import PydanticSerializationError, to_jsonable_python
 from torch import Tensor, nn
 
 from codecdiff.config import ConfigError, build, to_config
 from codecdiff.interfaces import Codec, Condition, Part
-from codecdiff.testing.checks import CheckFailed
+from codecdiff.testing.checks import CheckFailed, UnexpectedType
 
 AnyPart = TypeVar("AnyPart", bound=Part)
 Module = TypeVar("Module", bound=nn.Module)
@@ -53,7 +53,7 @@ class HasCalls(Protocol):
 
 
 def check_deterministic(case: HasCalls) -> None:
-    """The same input has exactly the same result at every call; of a denoiser, in evaluation mode."""
+    """The same input has exactly the same result at every call, in evaluation mode."""
     hint = ""
     if isinstance(case.part, nn.Module) and any(module.training for module in case.part.modules()):
         hint = " Its constructor leaves it in training mode: if that drops anything, call self.eval() at its end."
@@ -87,7 +87,7 @@ def check_no_gradient(case: HasCalls) -> None:
 
 
 def check_no_global_randomness(case: HasCalls) -> None:
-    """The global generators of torch, numpy and random are left as they were; by a denoiser, in evaluation mode."""
+    """The global generators of torch, numpy and random are left as they were, in evaluation mode."""
     calls = list(case.calls())
     with randomness_untouched(case.part):
         for _, method, arguments in calls:
@@ -118,8 +118,15 @@ def assert_that(holds: object, text: str) -> None:
         raise CheckFailed(text)
 
 
+def require_tensors(*values: object) -> None:
+    """Raise UnexpectedType unless these are tensors."""
+    if wrong := [type(value).__name__ for value in values if not isinstance(value, Tensor)]:
+        raise UnexpectedType(f"expected a tensor, not {' and '.join(wrong)}")
+
+
 def assert_same(a: Tensor, b: Tensor, text: str, tolerance: float = 0.0) -> None:
     """Raise CheckFailed unless two tensors have the same shape, dtype and values, up to a tolerance."""
+    require_tensors(a, b)
     types = [f"{tuple(tensor.shape)} {tensor.dtype}" for tensor in (a, b)]
     assert_that(types[0] == types[1], f"{text} They are {' and '.join(types)}.")
     differs = (a != b) if tolerance == 0 else ~torch.isclose(a, b, rtol=tolerance, atol=tolerance)
@@ -272,14 +279,30 @@ def build_again(kind: str, part: AnyPart) -> AnyPart:
     """
     derived = {name: value for name, value in part.arguments.items() if name in part.derived}
     options = {name: value for name, value in part.arguments.items() if name not in derived}
-    parameters = inspect.signature(type(part).__init__).parameters.values()
+    plain = {name: as_option(name, value) for name, value in options.items()}
+    constructor = type(part).__init__
+    parameters = inspect.signature(constructor).parameters.values()
+    if constructor not in (object.__init__, nn.Module.__init__):
+        stars = [str(p.replace(annotation=p.empty)) for p in parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        text = f"Its constructor takes {' and '.join(stars)}, which are not options: name each argument, with its type."
+        assert_that(not stars, text)
     untyped = [p.name for p in parameters if p.name in options and p.annotation is p.empty]
     assert_that(not untyped, f"Without a type annotation, these are not options that a model can save: {untyped}.")
     if kind == "codecs" or not any(isinstance(value, Codec) for value in options.values()):
         with suppress(ConfigError):  # not registered
             return build(kind, through_json(to_config(kind, part)), **derived)
-    plain = {name: value if holds_parts(value) else through_json(value) for name, value in options.items()}
     return type(part)(**plain, **derived)
+
+
+def as_option(name: str, value: Any) -> Any:
+    """Return an option as JSON keeps it, or a part as it is. Raises CheckFailed for what JSON cannot hold."""
+    try:
+        return value if holds_parts(value) else through_json(value)
+    except PydanticSerializationError as error:
+        raise CheckFailed(
+            f"`{name}` is a {type(value).__name__}, which cannot be an option: options are numbers, texts, lists of "
+            "them and parts. Make it a buffer, or read it from a file that an option names."
+        ) from error
 
 
 def holds_parts(value: Any) -> bool:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import inspect
 import re
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar, get_type_hints
 
-from codecdiff.errors import InvalidValue
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from codecdiff import registry
+from codecdiff.errors import InvalidValue, line_in
 from codecdiff.interfaces import Part
 
 Case = TypeVar("Case")
@@ -22,6 +23,10 @@ State = Literal["passed", "expected failure", "failed", "not applicable"]
 
 class CheckFailed(AssertionError):
     """A check does not hold. The message says what is wrong."""
+
+
+class UnexpectedType(Exception):
+    """A method returned a value of another type. The note of the check names the method."""
 
 
 class NotApplicable(Exception):
@@ -139,18 +144,29 @@ def _run_once(check: Check[Any], case: Any) -> tuple[State, str, Exception | Non
     except CheckFailed as failure:
         return "failed", str(failure), failure
     except Exception as error:  # third-party code may fail in any way
+        if wrong := _wrong_result(case):
+            return "failed", wrong, error
         message = re.sub(r"\s+", " ", str(error)).strip()
-        return "failed", f"raised {type(error).__name__}{f': {message}' if message else ''}{_place(error, case)}", error
+        place = line_in(type(case.part).__module__, error) if hasattr(case, "part") else ""
+        note = f"raised {type(error).__name__}{f': {message}' if message else ''}{f' ({place})' if place else ''}"
+        return "failed", note, error
 
 
-def _place(error: Exception, case: Any) -> str:
-    """Return the last line in the folder of a part that an error came through, as in " (codec.py:12)", or nothing."""
-    lines = [""]
-    with suppress(Exception):  # the part may be what cannot be built
-        folder = Path(inspect.getfile(type(case.part))).parent
-        frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
-        lines += [f" ({file.name}:{line})" for file, line in frames if file.parent == folder]
-    return lines[-1]
+def _wrong_result(case: Any) -> str:
+    """Return which method returns something of another type than its interface says, such as None; else nothing."""
+    with suppress(Exception):  # the part may be what cannot be built, or raise
+        interface = registry.interface(registry.kind_of(type(case.part)) or "")
+        for name, method, arguments in case.calls():
+            declared, result = getattr(interface, name), method(*arguments)
+            hint = get_type_hints(declared)["return"]
+            try:
+                TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(result)
+            except ValidationError:
+                expected = re.sub(r"[\w.]+\.", "", inspect.formatannotation(hint))
+                got = "None" if result is None else f"a {type(result).__name__}"
+                what = " ".join(declared.__doc__.partition("\n\n")[0].split())
+                return f"{name} returned {got}, not a {expected}. See {interface.__name__}.{name}: {what}"
+    return ""
 
 
 class PartChecks:

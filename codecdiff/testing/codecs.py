@@ -13,6 +13,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from codecdiff.codecs import ChunkedCodec
+from codecdiff.errors import ConfigError
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec
 from codecdiff.testing import assertions
@@ -24,6 +25,7 @@ from codecdiff.testing.assertions import (
     assert_that,
     build_again,
     lengths_around,
+    require_tensors,
     white_noise,
 )
 from codecdiff.testing.checks import CheckFailed, Checks, NotApplicable, PartChecks, Result
@@ -31,6 +33,7 @@ from codecdiff.testing.clips import fit_to_clips
 from codecdiff.testing.runner import CheckRequest, CheckRun
 
 TIES = 0.01  # fraction of codes that may differ where sums are computed in another order
+INT64 = "return int64 (torch.long), as by `codes.long()`."
 TOO_SMALL = "is too small, or should be None: a frame depends on more of the clip"
 FACTS = ("sample_rate", "channels", "hop_length", "num_codebooks", "codebook_size", "codebook_dim")
 
@@ -41,6 +44,7 @@ class CodecCase:
 
     part: Codec
     seconds: float = 1.0  # of the longest clip
+    encodes: bool = True  # or whether it is only to decode
 
     def __post_init__(self) -> None:
         """Raise AssertionError for a codec that has to be fitted first."""
@@ -101,9 +105,24 @@ def run_checks(request: CheckRequest) -> CheckRun:
     return CheckRun(codec, notes, CHECKS.run(codec, CodecCase(codec, request.seconds)))
 
 
+def require_working(codec: Codec, name: str, *, encodes: bool = True) -> None:
+    """Run the check `facts`, which takes a moment, on a codec to train with, called `name` in configurations.
+
+    Raises ConfigError if it fails. A codec whose codes are in a store need not encode.
+    """
+    result = next(CHECKS.run(codec, CodecCase(codec, encodes=encodes)))
+    if result.state == "failed":
+        text = f"The codec '{name}' does not work: {result.note.rstrip('.')}."
+        raise ConfigError(
+            f"{text} Correct it before training: `codecdiff check {name}` runs all checks."
+        ) from result.cause
+
+
 @CHECKS.check
 def check_facts(case: CodecCase) -> None:
-    """Facts are integers, frame_rate is rate / hop, levels count from 0, refine coarser ones, and tensors fit them."""
+    """The attributes of the codec are integers, its levels count from 0 and refine coarser ones, and what its methods
+    return has the shapes and types that follow.
+    """
     codec = case.part
     values = {name: getattr(codec, name, None) for name in FACTS}
     wrong = {name: value for name, value in values.items() if type(value) is not int or value < 1}
@@ -112,9 +131,10 @@ def check_facts(case: CodecCase) -> None:
     wrong = {name: n for name, n in context.items() if n is not None and (type(n) is not int or n < 0)}
     assert_that(not wrong, f"Context frames are integers from 0, or None: {wrong}.")
     assert_that(
-        codec.frame_rate == codec.sample_rate / codec.hop_length, f"frame_rate is {codec.frame_rate}, not rate / hop."
+        codec.frame_rate == codec.sample_rate / codec.hop_length,
+        f"frame_rate is {codec.frame_rate}, not sample_rate / hop_length.",
     )
-    k, d = codec.num_codebooks, codec.codebook_dim
+    k = codec.num_codebooks
     assert_that(len(codec.levels) == k, f"levels {codec.levels} are not one for each of {k} codebooks.")
     present = sorted(set(codec.levels))
     assert_that(present == list(range(len(present))), f"levels {codec.levels} do not count from 0, the coarsest.")
@@ -127,21 +147,28 @@ def check_facts(case: CodecCase) -> None:
         raise CheckFailed(
             f"codebook_size is {codec.codebook_size}, but embed fails for code {codec.codebook_size - 1}: {error}."
         ) from error
-    codes = codec.encode(case.noise(3 * codec.hop_length))
-    assert_that(codes.shape[:2] == (1, k), f"encode returns {tuple(codes.shape)}, not (1, {k}, l).")
-    for name, tensor in (
-        ("embed", codec.embed(codes)),
-        ("encode_continuous", codec.encode_continuous(case.noise(3 * codec.hop_length))),
-    ):
+    assert_results(case)
+
+
+def assert_results(case: CodecCase) -> None:
+    """Raise CheckFailed unless what methods return for a few frames has the right shape and type."""
+    codec = case.part
+    k, d, ch = codec.num_codebooks, codec.codebook_dim, codec.channels
+    frames = 4 if k == 3 else 3  # another number than k
+    audio = case.noise(frames * codec.hop_length)
+    codes = codec.encode(audio) if case.encodes else torch.zeros_like(case.every_code[..., :1]).expand(-1, -1, frames)
+    require_tensors(codes)
+    continuous = {"encode_continuous": codec.encode_continuous(audio)} if case.encodes else {}
+    assert_that(codes.shape[:2] == (1, k), f"encode returns {tuple(codes.shape)}, not (1, {k}, l) = (b, k, l).")
+    assert_that(codes.dtype == torch.int64, f"encode returns {codes.dtype} codes: {INT64}")
+    for name, tensor in {"embed": codec.embed(codes), **continuous}.items():
         assert_that(tensor.is_floating_point(), f"{name} returns {tensor.dtype}, not floating point.")
-        assert_that(
-            tensor.shape[:3] == (1, k, d), f"{name} returns {tuple(tensor.shape)}, not {(1, k, d, codes.shape[-1])}."
-        )
-    audio = codec.decode(codes)
-    assert_that(audio.is_floating_point(), f"decode returns {audio.dtype}, not floating point.")
-    assert_that(
-        audio.shape[:2] == (1, codec.channels), f"decode returns {tuple(audio.shape)}, not (1, {codec.channels}, t)."
-    )
+        expected = f"(1, {k}, {d}, {codes.shape[-1]}) = (b, k, d, l)"
+        assert_that(tensor.shape[:3] == (1, k, d), f"{name} returns {tuple(tensor.shape)}, not {expected}.")
+    decoded = codec.decode(codes)
+    assert_that(decoded.is_floating_point(), f"decode returns {decoded.dtype}, not floating point.")
+    expected = f"(1, {ch}, t) = (b, ch, t)"
+    assert_that(decoded.shape[:2] == (1, ch), f"decode returns {tuple(decoded.shape)}, not {expected}.")
 
 
 @CHECKS.check
@@ -177,9 +204,7 @@ def check_codes_in_range(case: CodecCase) -> None:
 
 def assert_codes(codec: Codec, codes: Tensor) -> None:
     """Raise CheckFailed unless codes are integers within the codebook."""
-    assert_that(
-        not codes.is_floating_point() and not codes.is_complex(), f"encode returns {codes.dtype}, not integers."
-    )
+    assert_that(codes.dtype == torch.int64, f"encode returns {codes.dtype} codes: {INT64}")
     lowest, highest = int(codes.min()), int(codes.max())
     inside = lowest >= 0 and highest < codec.codebook_size
     assert_that(
@@ -231,9 +256,16 @@ CHECKS.check(assertions.check_deterministic)
 @CHECKS.check
 def check_one_pass(case: CodecCase) -> None:
     """`encode_with_continuous` returns what `encode` and `encode_continuous` return."""
-    codes, latents = case.part.encode_with_continuous(case.short)
-    assert_same(codes, case.part.encode(case.short), "encode_with_continuous returns other codes than encode.")
-    assert_same(latents, case.part.encode_continuous(case.short), "encode_with_continuous returns other latents.", 1e-4)
+    codec = case.part
+    names = ("encode", "encode_continuous", "encode_with_continuous")
+    classes = {name: next(cls for cls in type(codec).__mro__ if name in vars(cls)) for name in names}
+    whole = classes["encode_with_continuous"]
+    alone = [name for name in names[:2] if classes[name] is not whole and issubclass(classes[name], whole)]
+    hint = f" {classes[alone[0]].__name__} overrides {alone[0]}: override encode_with_continuous too." if alone else ""
+    codes, latents = codec.encode_with_continuous(case.short)
+    assert_same(codes, codec.encode(case.short), f"encode_with_continuous returns other codes than encode.{hint}")
+    text = f"encode_with_continuous returns other latents than encode_continuous.{hint}"
+    assert_same(latents, codec.encode_continuous(case.short), text, 1e-4)
 
 
 @CHECKS.check
@@ -356,18 +388,18 @@ def check_moves(case: CodecCase) -> str:
 
 @CHECKS.check
 def check_save_and_load(case: CodecCase) -> None:
-    """Built again from its options as JSON, with its fitted state from a file, it has the same results."""
+    """Rebuilt from its options as JSON, with its fitted state from a file, it has the same results."""
     codec, audio = case.part, case.short
     state = {name: tensor.contiguous().cpu().clone() for name, tensor in codec.fitted_state().items()}
     again: Any = build_again("codecs", codec).to(device_of(codec))
     again.load_fitted_state(load(save(state)))
     assert_that(again.is_fitted, "load_fitted_state(fitted_state()) leaves a codec that is not fitted.")
     codes = codec.encode(audio)
-    assert_same(again.encode(audio), codes, "Built again from its options and fitted state, it encodes differently.")
-    assert_same(again.embed(codes), codec.embed(codes), "Built again, it embeds differently.")
-    assert_same(again.decode(codes), codec.decode(codes), "Built again, it decodes differently.", 1e-5)
+    assert_same(again.encode(audio), codes, "Rebuilt from its options and fitted state, it encodes differently.")
+    assert_same(again.embed(codes), codec.embed(codes), "Rebuilt, it embeds differently.")
+    assert_same(again.decode(codes), codec.decode(codes), "Rebuilt, it decodes differently.", 1e-5)
     same = again.duplicate_codes == codec.duplicate_codes
-    assert_that(same, "Built again, it declares other duplicate_codes.")
+    assert_that(same, "Rebuilt, it declares other duplicate_codes.")
 
 
 CHECKS.check(assertions.check_frozen)

@@ -222,7 +222,7 @@ def check_cache_key(case: ConditionerCase) -> None:
     key, again = conditioner.key(first), build_again("conditioners", conditioner)
     text = f"{first!r} and {second!r} have one key, {key!r}: see `fields` and `key`."
     assert_that(key != conditioner.key(second), text)
-    text = "Built again and not used yet, it has another fingerprint: nothing in a cache would be found."
+    text = "Rebuilt and not used yet, it has another fingerprint: nothing in a cache would be found."
     assert_that(fingerprint_of(conditioner) == fingerprint_of(again), text)
 
 
@@ -250,15 +250,15 @@ def check_moves(case: ConditionerCase) -> str:
 
 @CHECKS.check
 def check_save_and_load(case: ConditionerCase) -> None:
-    """Built again from its options as JSON, it has the same features, for one prompt after another, last one first, and
+    """Rebuilt from its options as JSON, it has the same features, for one prompt after another, last one first, and
     for all at once.
     """
     features, again = case.encode(), build_again("conditioners", case.part)
-    assert_that(again.widths == case.part.widths, f"Built again, it has the widths {again.widths}.")
+    assert_that(again.widths == case.part.widths, f"Rebuilt, it has the widths {again.widths}.")
     for prompt in reversed(case.prompts):
-        text = f"Built again, it reads {prompt!r} differently."
+        text = f"Rebuilt, it reads {prompt!r} differently."
         assert_same_rows(again.encode([prompt]), case.part.encode([prompt]), text)
-    assert_same_rows(again.encode(case.prompts), features, "Built again, it has other features for all at once.")
+    assert_same_rows(again.encode(case.prompts), features, "Rebuilt, it has other features for all at once.")
 
 
 CHECKS.check(assertions.check_frozen)

@@ -459,7 +459,7 @@ def check_moves(case: DenoiserCase) -> str:
 
 @CHECKS.check
 def check_save_and_load(case: DenoiserCase) -> None:
-    """Built again, with its state dict from a file, it predicts the same, bit for bit."""
+    """Rebuilt, with its state dict from a file, it predicts the same, bit for bit."""
     again = case.perturbed(seed=8)
     state = {name: tensor.contiguous() for name, tensor in case.part.state_dict().items()}
     again.load_state_dict(load(save(state)))

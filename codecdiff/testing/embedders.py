@@ -203,10 +203,10 @@ for shared in (assertions.check_inputs_untouched, assertions.check_no_global_ran
 
 @CHECKS.check
 def check_save_and_load(case: EmbedderCase) -> None:
-    """Built again from its options as JSON, it has the same embeddings."""
+    """Rebuilt from its options as JSON, it has the same embeddings."""
     again = build_again("embedders", case.part).to(device_of(case.part))
     vectors, others = (embedder.embed(case.clips[:1]) for embedder in (case.part, again))
-    assert_same(others / case.scale, vectors / case.scale, "Built again, the embedder differs.", 1e-4)
+    assert_same(others / case.scale, vectors / case.scale, "Rebuilt, the embedder differs.", 1e-4)
 
 
 CHECKS.check(assertions.check_frozen)

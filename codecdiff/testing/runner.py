@@ -17,9 +17,11 @@ from typing import Any
 
 from codecdiff import registry
 from codecdiff.config import ConfigError, build, parse_options, part_options
-from codecdiff.errors import UnknownName, UnknownPart
+from codecdiff.errors import UnknownName, UnknownPart, UserError, line_in
 from codecdiff.interfaces import Part, Prompt
 from codecdiff.testing.checks import Result
+
+DEBUG = "`codecdiff --debug check {name}` shows the traceback."
 
 
 @dataclass(frozen=True)
@@ -50,24 +52,30 @@ class CheckRequest:
     def build(self, **derived: Any) -> Any:
         """Build the part, with the arguments that follow from other parts.
 
-        Raises ConfigError, LookupError and OSError with the options that the part has, ConfigError also for anything
-        else that its constructor raises, except the ValueError of one that refuses the derived arguments.
+        A UserError is raised with the options that the part has, unless its constructor refuses a value. Anything else
+        that the constructor raises is a ConfigError, except the ValueError of one that refuses the derived arguments.
         """
         try:
             return build(self.kind, self.spec, **derived)
-        except (ConfigError, LookupError, OSError) as error:
-            base = next(b for b in (ConfigError, UnknownPart, LookupError, OSError) if isinstance(error, b))
-            raise base(f"{error} {self.hint()}") from error
-        except (ValueError, ImportError):
+        except UserError as error:
+            if isinstance(error, ConfigError | LookupError | OSError):
+                error.args = (f"{error} {self.hint()}",)
             raise
         except Exception as error:  # third-party code may fail in any way
-            part = f"{registry.singular(self.kind)} '{self.name}'"
-            message = f"The {part} cannot be built: {type(error).__name__}: {error}."
-            raise ConfigError(f"{message} {self.hint()} `codecdiff --debug check` shows where.") from error
+            if isinstance(error, ValueError) and derived:
+                raise
+            part, place = (
+                registry.singular(self.kind),
+                line_in(registry.find(self.kind, self.name).entry.module_name, error),
+            )
+            message = f"The {part} '{self.name}' cannot be built: {type(error).__name__}: {error}"
+            where = f"{f' ({place})' if place else ''}. {self.hint()} {DEBUG.format(name=self.name)}"
+            raise ConfigError(f"{message}{where}") from error
 
     def hint(self) -> str:
         """Return a sentence about the options that can be set."""
-        return f"Options, by --set KEY=VALUE: {', '.join(part_options(self.kind, self.name)) or 'none'}."
+        options = ", ".join(part_options(self.kind, self.name))
+        return f"Its options, set with --set KEY=VALUE: {options}." if options else "It has no options."
 
 
 def start_checks(
@@ -130,7 +138,7 @@ def find_kind(name: str, kind: str = "") -> str:
     if len(kinds) > 1:
         owners = " and ".join(f"a {registry.singular(kind)}" for kind in kinds)
         choices = " or ".join(f"--kind {kind}" for kind in kinds)
-        raise UnknownPart(f"'{name}' is the name of {owners}. Say which: {choices}.")
+        raise UnknownPart(f"'{name}' is the name of {owners}. Choose one: {choices}.")
     if kinds:
         registry.find(kinds[0], name)
         return kinds[0]
@@ -138,9 +146,10 @@ def find_kind(name: str, kind: str = "") -> str:
         if kind not in registry.GROUPS and (package := hints.get(name)):
             text = f"No {registry.singular(kind)} '{name}' is installed."
             raise UnknownPart(f"{text} It comes with {package}: {registry.install_command(package)}")
+    if others := [plugin for plugin in registry.scan().plugins if plugin.name == short]:
+        kinds = registry.kinds()
+        text = f"'{name}' is a {registry.singular(others[0].kind)} of {others[0].distribution}."
+        raise UnknownPart(f"{text} Only parts have checks: {', '.join(kinds[:-1])} and {kinds[-1]}.")
     names = sorted({plugin.name for kind in registry.kinds() for plugin in registry.installed(kind)})
-    hint = registry.unknown_group_of(name) or registry.did_you_mean(name, names)
-    hint = hint or " `codecdiff plugins` lists the installed parts."
-    raise UnknownPart(
-        f"No part named '{name}' is installed.{hint} Install a package of your own by pip install -e FOLDER."
-    )
+    hint = registry.unknown_group_of(name) or registry.did_you_mean(name, names) or f" {registry.INSTALL_OWN}"
+    raise UnknownPart(f"No part named '{name}' is installed.{hint} Installed: {', '.join(names)}.")

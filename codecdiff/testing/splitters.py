@@ -188,14 +188,14 @@ for shared in (assertions.check_inputs_untouched, assertions.check_no_global_ran
 
 @CHECKS.check
 def check_save_and_load(case: SplitterCase) -> None:
-    """Built again from its options as JSON, it returns the same stages."""
+    """Rebuilt from its options as JSON, it returns the same stages."""
     again, count = build_again("splitters", case.part), case.part.num_codebooks
-    assert_that(again.num_codebooks == count, f"Built again it has {again.num_codebooks} codebooks, not {count}.")
+    assert_that(again.num_codebooks == count, f"Rebuilt it has {again.num_codebooks} codebooks, not {count}.")
     for latents in case.latents():
         stages, others = case.part.split(latents), again.split(latents)
-        assert_that(len(stages) == len(others), f"Built again it returns {len(others)} stages, not {len(stages)}.")
+        assert_that(len(stages) == len(others), f"Rebuilt it returns {len(others)} stages, not {len(stages)}.")
         for stage, other in zip(stages, others, strict=True):
-            assert_same(other, stage, "Built again from its options as JSON, it returns other stages.")
+            assert_same(other, stage, "Rebuilt from its options as JSON, it returns other stages.")
 
 
 class SplitterChecks(PartChecks, checks=CHECKS, case=SplitterCase):

@@ -17,7 +17,7 @@ from codecdiff.config.schema import DataConfig, ExperimentConfig, TrainConfig
 from codecdiff.data.code_store import CodeStore
 from codecdiff.diffusion.guidance import resolve_guidance
 from codecdiff.diffusion.noise_schedule import training_scheduler
-from codecdiff.errors import ConfigError, InvalidValue
+from codecdiff.errors import ConfigError, InvalidValue, line_in
 from codecdiff.fingerprint import device_of, module_fingerprint
 from codecdiff.interfaces import Prompt
 from codecdiff.pipeline.checkpoint import MODEL_FILE, build_parts, check_same_model, load_codec_state, read_config
@@ -85,19 +85,26 @@ def open_data(
     """Open the store, encoding the audio if there is none yet, and write the model folder except for its stages.
 
     The pipeline's codec takes its statistics from the model folder if that exists, and measures them on the store
-    otherwise. Raises ValueError if the folder holds another model, and what `open_store` raises.
+    otherwise. Raises ValueError if the folder holds another model or the codec does not work, and what `open_store`
+    raises.
     """
     from codecdiff.data.encoding.encode import open_store
     from codecdiff.pipeline.vocabulary import training_words
+    from codecdiff.testing.codecs import require_working
 
     codec: Any = pipeline.codec
     if (model / MODEL_FILE).exists():
         check_same_model(model, pipeline.to_config())
     is_measured, target = load_codec_state(model, codec), experiment.target
     spec = config.to_config("codecs", codec.codec)
+    has_store, is_ready = (store / "header.json").is_file(), codec.is_fitted
+    if is_ready:  # a mistake in it shows here, and not after hours
+        require_working(codec.codec, spec["name"], encodes=not has_store)
     codes = open_store(
         store, experiment.data.audio, codec.codec, spec, target=target, seed=experiment.seed, report=report
     )
+    if not is_ready:
+        require_working(codec.codec, spec["name"], encodes=not has_store)
     if not is_measured:
         codec.measure(codes.latents(codec.codec, target))
     facts = {"hash": rows_hash(codes), "codec_weights": module_fingerprint(codec.codec)}
@@ -185,4 +192,6 @@ def call_run_end_hooks(folder: Path) -> None:
         try:
             hook.load()(folder)
         except (Exception, SystemExit) as error:  # code of another package may fail in any way
-            warnings.warn(f"The run is complete, but its hook '{name}' failed: {error!r}", stacklevel=2)
+            place = line_in(hook.entry.module_name, error) or f"{hook.entry.module_name}:{hook.entry.object_name}"
+            what = f"'{name}' of {hook.distribution} ({place}) failed: {type(error).__name__}: {error}"
+            warnings.warn(f"The run is complete, but its hook {what}.", stacklevel=2)
