@@ -117,10 +117,10 @@ class GenerationRequest(BaseModel):
         batch = (first + start, count) if count > 1 else self.batch
         return self.model_copy(update={"generation": single, "batch": batch})
 
-    def playable(self, audio: Tensor, sample_rate: int) -> Tensor:
-        """Return decoded audio (ch, t) at the requested level; an edit keeps that of its source."""
+    def playable(self, audio: Tensor, sample_rate: int, is_new: Tensor | None = None) -> Tensor:
+        """Return decoded audio (ch, t) at the requested level; an edit keeps that of its source where not `is_new`."""
         level = self.generation.loudness
-        return make_playable(audio, sample_rate, level if self.edit is None or level == "off" else None)
+        return make_playable(audio, sample_rate, level if self.edit is None or level == "off" else None, is_new)
 
     def check_duration(self, seconds: float) -> None:
         """Raise InvalidValue if an audio file of `seconds` cannot be the result: a comment could request hours."""
