@@ -123,16 +123,22 @@ class Pipeline(CascadePipeline):
         codes = self.generate_codes(
             [prompt], mask.frames, settings, edit=mask, callback_on_step_end=callback_on_step_end
         )
-        checksum = None if isinstance(audio, Tensor) else sha256(audio)
+        file = {} if isinstance(audio, Tensor) else {"source": sha256(audio), "source_name": Path(audio).name}
         is_new = mask.is_new(self.codec.hop_length, samples)
-        return self._output([prompt], codes, samples, settings, is_new, edit=edit, source=checksum)
+        return self._output([prompt], codes, samples, settings, is_new, edit=edit, **file)
 
     def request(
-        self, prompt: Prompt, generation: GenerationConfig, *, edit: AnyEdit | None = None, source: str | None = None
+        self,
+        prompt: Prompt,
+        generation: GenerationConfig,
+        *,
+        edit: AnyEdit | None = None,
+        source: str | None = None,
+        source_name: str | None = None,
     ) -> GenerationRequest:
         """Return everything that the waveforms of a prompt follow from, as their files record it.
 
-        `source` is the SHA-256 of the file that is edited.
+        Of an edited file, `source` is its SHA-256, and `source_name` its name.
         """
         from codecdiff.pipeline.provenance import GenerationRequest, StageSampling
 
@@ -147,6 +153,7 @@ class Pipeline(CascadePipeline):
             generation=generation,
             edit=edit,
             source=source,
+            source_name=source_name,
         )
 
     def generate_request(
