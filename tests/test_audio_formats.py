@@ -197,7 +197,7 @@ def test_every_link_of_a_chain_is_read(tmp_path: Path) -> None:
     assert (part - chain[round(start * RATE) :][:size])[200:-200].abs().max() < 1e-3  # resampled from there on
     last = one.rindex(b"OggS")
     assert 0 < len(read(tmp_path, one[:last], "open.ogg")) < len(alone[0])  # without the page that ends the stream
-    assert "cut short: it ends inside of a page" in refused(tmp_path, one[: last - 10], "cut.ogg")
+    assert "cut short: it ends within a page" in refused(tmp_path, one[: last - 10], "cut.ogg")
 
 
 @pytest.mark.parametrize("behind", [b"", b"TAG" + bytes(125), bytes(5000)])
@@ -320,12 +320,13 @@ def test_only_an_mp3_that_counts_its_frames_is_known_to_be_cut_short(tmp_path: P
 @pytest.mark.parametrize(
     ("contents", "what"),
     [
-        (b"\x00\x00\x00\x1cftypisom" + bytes(100), r"it is MPEG-4 .*Convert it, as by ffmpeg -i 'a.mp3' 'a.flac'"),
+        (b"\x00\x00\x00\x1cftypisom" + bytes(100), r"it is MPEG-4 .*Convert it with ffmpeg -i 'a.mp3' 'a.flac'"),
         (b"\xff\xf1\x50\x80" + bytes(100), "it is AAC"),
         (b"<html>404 Not found</html>", "it is a web page or XML"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
         (b"\x89PNG\r\n\x1a\n", "it is a PNG image"),
-        (b"no music", "it is not .wav, .flac"),
+        ("no music \N{EIGHTH NOTE}\n".encode() * 1000, "it contains text, not audio. Fetch it again"),
+        (b"no\x01music", "its contents are in none of the formats .wav, .flac"),
         (b"", "it is empty, 0 bytes"),
     ],
 )

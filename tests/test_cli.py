@@ -329,7 +329,7 @@ def test_encode_refuses(dac_folder: Path, tmp_path: Path):
     assert "'/proc' cannot be written to" in refused("encode", music, "-o", "/proc/deep/store")
     assert "not audio that can be read, by its name" in refused("encode", __file__, "-o", store)
     (tmp_path / "a.m4a").touch()
-    assert "Convert it, as by ffmpeg -i 'a.m4a' 'a.flac'" in refused("encode", tmp_path / "a.m4a", "-o", store)
+    assert "Convert it with ffmpeg -i 'a.m4a' 'a.flac'" in refused("encode", tmp_path / "a.m4a", "-o", store)
     assert "Did you mean 'dac'" in refused("encode", music, "-o", store, "--codec", "dacc")
     assert "has no option 'modle'" in refused("encode", music, "-o", store, "--codec", "dac", "--set", "modle=x")
     (tmp_path / "empty").mkdir()
@@ -393,6 +393,7 @@ def test_an_empty_prompt_is_noted(model: Path, tmp_path: Path):
     ("options", "said"),
     [
         (["--seconds", "0"], "Invalid --seconds 0"),
+        (["--seconds", "0.001"], "Invalid --seconds 0.001: expected at least 0.1"),
         (["--seconds", "1e9"], "expected at most 3,600"),
         (["--seconds", "nan"], "Invalid --seconds nan"),
         (["--num-inference-steps", "0"], "Invalid --steps 0: expected 1 to 100"),
@@ -412,6 +413,7 @@ def test_generate_refuses_an_output_it_cannot_write_before_it_loads_a_model(tmp_
 
     assert "unknown audio format" in says(tmp_path / "out.xyz")
     assert "unknown audio format" in says(tmp_path / "out")
+    assert "{i} is not known. The number of a waveform is {n}." in says(tmp_path / "out-{i}.wav")
     assert "mkdir -p" in says(tmp_path / "none" / "out.wav")
     (tmp_path / "folder.wav").mkdir()
     assert "is a folder" in says(tmp_path / "folder.wav")

@@ -444,6 +444,7 @@ MISTAKES = {
     "inspect folder": "folder does not hold a model: codecdiff.json is missing",
     "refine none.wav --keep 0": "none.wav",
     "inpaint junk.wav --from 0 --to 1": "'junk.wav' cannot be read as audio",
+    "inpaint junk.wav": "Name the region to generate: --from 1:30 --to 1:45.",
     "inpaint junk.wav --to 1": "Every region needs both its ends, as in --from 1:30 --to 1:45, but got 0 ",
     "generate a slow waltz": "Got unexpected extra argument(s) (slow waltz). Put what has spaces in quotes",
     "generate x --seed first": "'first' is not a whole number",
@@ -488,7 +489,7 @@ def test_notes_do_not_bury_an_error(tmp_path: Path) -> None:
     options = ("--seconds", 6, "--steps", 1, "--field", "meter=7/8", "--field", "bpm=90", "-o", tmp_path / "a.wav")
     with pytest.warns(UserWarning, match="meter=7/8: expected 3/4 or 4/4"):
         notes = " ".join(run("generate", "a polka", *options).stderr.split())
-    assert "The model was trained on clips of 5 s; 6 s of music is generated in one pass." in notes
+    assert "The model was trained on clips" not in notes
     assert "'polka'" in notes
 
 

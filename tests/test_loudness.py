@@ -112,15 +112,26 @@ def test_what_is_not_finite_is_an_error(value: float, level: Any) -> None:
         make_playable(audio, RATE, level)
 
 
-def test_clipping_is_a_warning_and_an_edit_is_lowered_as_a_whole() -> None:
+def test_clipping_is_a_warning_and_an_edit_is_lowered_no_more_than_needed() -> None:
     with pytest.warns(UserWarning, match=r"\d\.\d\d% of the generated samples exceed full scale"):
         assert make_playable(spiky(), RATE, "off").max() == 1
-    kept = make_playable(spiky(), RATE, None)
-    torch.testing.assert_close(kept, spiky() * (HIGHEST / float(true_peak(spiky()).max())))
+    with pytest.warns(UserWarning, match=r"whole audio is turned down by 9\.\d dB: otherwise it would clip"):
+        kept = make_playable(spiky(), RATE, None)
+    torch.testing.assert_close(kept, spiky() / float(true_peak(spiky()).max()))
+    half = 2 * RATE
+    spikes = spiky()[:, 1000:]
+    audio = torch.cat([0.1 * noise(1, half), 0.5 * spikes[:, :half]], dim=1)  # only the new half would clip
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert torch.equal(make_playable(sine(220), RATE, None), sine(220))
         assert torch.equal(make_playable(sine(220), RATE, "off"), sine(220))
+        edited = make_playable(audio, RATE, None, torch.arange(2 * half) >= half)
+    torch.testing.assert_close(edited[:, : half - RATE // 100], audio[:, : half - RATE // 100], rtol=1e-3, atol=1e-6)
+    assert true_peak(edited).max() <= 1.0001
+    is_new = torch.arange(half + spikes.shape[1]) >= half
+    with pytest.warns(UserWarning, match=r"turned down by 3\.\d dB"):  # the limiter's 6 dB are not enough
+        edited = make_playable(torch.cat([audio[:, :half], spikes], 1), RATE, None, is_new)
+    assert float(edited[0, 0] / audio[0, 0]) == pytest.approx(2 / float(true_peak(spikes).max()), rel=1e-2)
 
 
 def test_a_pipeline_changes_the_level_and_no_code(make_pipeline: Callable[..., Pipeline]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,7 +97,7 @@ def test_a_command_that_was_killed_between_its_files_goes_on(model: Path, record
     assert [file.read_bytes() for file in files] == before
     again = run(*words)
     assert again.exit_code == 0
-    assert "is complete: an earlier run of this command wrote it" in again.output
+    assert "are complete: an earlier run of this command wrote them" in again.output
     assert "exists already" in refused(*words, "--negative", "piano")
     assert run(*words, "--force").exit_code == 0
     assert [file.read_bytes() for file in files] != before
@@ -181,11 +182,27 @@ def test_another_model_does_not_make_it_again(make_pipeline: Make, model: Path, 
 def test_another_source_does_not_make_it_again(model: Path, recording: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.wav"
     run("refine", recording, "-o", out, "--model", model)
-    assert "--source is missing" in refused("inspect", out, "--model", model)
+    said = refused("inspect", out, "--model", model).replace("\n", " ")
+    assert "It was edited from 'recording.wav' with SHA-256" in said
+    assert said.endswith("Name it with --source FILE. ")
     write_audio(tmp_path / "other.wav", 0.2 * noise(1, 6000, seed=1), RATE)
     assert "is another file" in refused("inspect", out, "--model", model, "--source", tmp_path / "other.wav").replace(
         "\n", " "
     )
+
+
+def test_an_edit_has_the_prompt_of_its_source_unless_another_is_named(model: Path, tmp_path: Path) -> None:
+    song = tmp_path / "song.wav"
+    run("generate", "drums", "-o", song, "--model", model, "--seconds", 0.5)
+    for name, options, text in (("a", (), "drums"), ("b", ("--prompt", ""), ""), ("c", ("--prompt", "piano"), "piano")):
+        out = tmp_path / f"{name}.wav"
+        result = run("inpaint", song, "-o", out, "--from", 0.1, "--to", 0.25, "--model", model, *options)
+        assert ("Prompt of the source: drums (for none, add --prompt '')" in result.output) == (not options)
+        assert ("Describe the music with --prompt." in result.output) == (not text)
+        assert GenerationRequest.from_file(out).prompt.get("text") == text
+    shown = run("inspect", out).output
+    assert re.search(r"edit +│ inpaint, from 0\.1 to 0\.25 s *\n", shown)
+    assert re.search(r"source +│ song\.wav *\n", shown)
 
 
 def test_the_comment_of_version_0_1_is_read(tmp_path: Path) -> None:
@@ -275,12 +292,13 @@ def test_nothing_is_written_over(model: Path, recording: Path, tmp_path: Path) -
 
 def test_a_prompt_too_long_for_a_comment_is_no_reason_not_to_make_music(model: Path, tmp_path: Path) -> None:
     options = ("--model", model, "--seconds", 0.1)
-    result = run("generate", "drums " * 500, "-o", tmp_path / "out.wav", *options)
+    result = run("generate", "drums " * 10_000, "-o", tmp_path / "out.wav", *options)
     assert result.exit_code == 0
-    assert "is too long for .wav" in result.output
+    assert "out.wav was written without its prompt and settings" in " ".join(result.output.split())
     assert read_comment(tmp_path / "out.wav") == ""
-    run("generate", "drums " * 500, "-o", tmp_path / "out.flac", *options)
-    assert GenerationRequest.from_file(tmp_path / "out.flac").prompt["text"] == "drums " * 500
+    for name, count in (("out.flac", 10_000), ("shorter.wav", 4000)):
+        run("generate", "drûms " * count, "-o", tmp_path / name, *options)
+        assert GenerationRequest.from_file(tmp_path / name).prompt["text"] == "drûms " * count
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,8 @@ def output_files(
     Raises FileExists for one of `output` that exists and is not allowed to, unless it may be overwritten by `force`,
     and what `check_writable` raises.
     """
+    if braces := [text for text in re.findall(r"\{.*?\}", str(output or "")) if text != "{n}"]:
+        raise InvalidValue(f"Invalid -o '{output}': {braces[0]} is not known. The number of a waveform is {{n}}.")
     files, attempt = numbered(output or default, number), 1
     while not output and any(file.exists() for file in files):
         attempt += 1

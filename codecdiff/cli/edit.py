@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from codecdiff.cli.console import Device, Force, numbered, output_files
+from codecdiff.cli.console import Device, Force, err, numbered, output_files
 from codecdiff.cli.generate import (
     AllowDownload,
     AllowLocalParts,
@@ -25,16 +25,18 @@ from codecdiff.cli.generate import (
     Steps,
     choose_seed,
     generate_files,
-    generation_config,
     load_model,
     new_request,
     options_named,
+    parse_options,
     request_of,
+    worded,
 )
 from codecdiff.errors import FileExists
 
 if TYPE_CHECKING:
     from codecdiff.pipeline.editing import Edit
+    from codecdiff.pipeline.pipeline import Pipeline
 
 
 def run_edit(
@@ -42,7 +44,9 @@ def run_edit(
     name: str,
     source: Annotated[Path, typer.Argument(help="Audio file to start from.", show_default=False)],
     output: Output = None,
-    prompt: Annotated[str, typer.Option(help="Description of the music.", show_default="none")] = "",
+    prompt: Annotated[
+        str | None, typer.Option(help="Description of the music; '' for none. Default: the prompt of SOURCE.")
+    ] = None,
     negative_prompt: NegativePrompt = "",
     model: Model = "starter",
     quality: Quality = None,
@@ -66,9 +70,7 @@ def run_edit(
         raise FileExists(f"'{output}' is the source itself. Choose another name.")
     default = source.with_name(f"{source.stem}-{name}{source.suffix if source.suffix in ('.wav', '.flac') else '.wav'}")
     files = output_files(output, default, num_waveforms, force=force, is_allowed=request_of)
-    pipeline = load_model(model, device, allow_download=allow_download, allow_local_parts=allow_local_parts)
-    generation = generation_config(
-        pipeline,
+    options = parse_options(
         guidance_scale,
         quality=quality,
         num_inference_steps=num_inference_steps,
@@ -76,8 +78,22 @@ def run_edit(
         num_waveforms_per_prompt=num_waveforms,
         seed=choose_seed(seed, [] if force else files),
     )
-    request = new_request(pipeline, prompt, fields, controls, generation=generation, edit=edit, source=sha256(source))
+    pipeline = load_model(model, device, allow_download=allow_download, allow_local_parts=allow_local_parts)
+    words = recorded_prompt(source, pipeline) if prompt is None else {"text": prompt}
+    edited = {"edit": edit, "source": sha256(source), "source_name": source.name}
+    request = new_request(pipeline, words, fields, controls, options, **edited)
+    if prompt is None and words:
+        err.print(f"Prompt of the source: {worded(words)} (for none, add --prompt '')", soft_wrap=True)
     generate_files(request, pipeline, files, source, force=force)
+
+
+def recorded_prompt(source: Path, pipeline: Pipeline) -> dict[str, Any]:
+    """Return the prompt that an audio file was generated from, as far as the model reads it, without files."""
+    from codecdiff.interfaces import prompt_fields
+
+    request, fields = request_of(source), pipeline.conditioner.fields if pipeline.conditioner else ()
+    prompt = prompt_fields(request.prompt) if request else {}
+    return {k: v for k, v in prompt.items() if k in fields and v not in (None, "") and not isinstance(v, dict)}
 
 
 def edit_command(edit: Callable[..., Edit]) -> Callable[..., None]:

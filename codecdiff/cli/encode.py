@@ -182,7 +182,7 @@ def tracks_of(paths: list[Path]) -> list[Track]:
         if path.is_file() and path.suffix.lower() not in SUFFIXES:
             hint = f"Formats: {', '.join(SUFFIXES)}."
             if path.suffix.lower() in OTHER_SUFFIXES:
-                hint = f"Convert it, as by ffmpeg -i '{path.name}' '{path.stem}.flac'."
+                hint = f"Convert it with ffmpeg -i '{path.name}' '{path.stem}.flac'."
             raise InvalidValue(f"'{path}' is not audio that can be read, by its name. {hint}")
     requested = {Path(os.path.abspath(path)) for path in paths}  # not where links lead, whose names say nothing
     folders = sorted({path if path.is_dir() else path.parent for path in requested})

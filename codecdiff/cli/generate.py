@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -26,8 +26,8 @@ from codecdiff.cli.console import (
 from codecdiff.errors import InvalidValue, UserError
 
 if TYPE_CHECKING:
-    from codecdiff.interfaces import Conditioner
-    from codecdiff.pipeline.generation import GenerationConfig
+    from codecdiff.interfaces import Conditioner, Prompt
+    from codecdiff.pipeline.generation import GenerationOptions
     from codecdiff.pipeline.pipeline import Pipeline
     from codecdiff.pipeline.provenance import GenerationRequest
 
@@ -77,6 +77,7 @@ Controls = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option(min=0, help="The same seed generates the same music. Default: a new one.")]
 Loudness = Annotated[str | None, typer.Option(metavar="LUFS|OFF", help="Loudness; off: as decoded. Default: -14.")]
+MIN_SECONDS = 0.1
 OPTION_NAMES = {
     "audio_length_in_s": "--seconds",
     "num_inference_steps": "--steps",
@@ -129,10 +130,8 @@ def generate(
     seed = choose_seed(seed, [] if force else numbered(output, num_waveforms) if output else [])
     default = Path(f"{file_stem(prompt)}-{seed}.wav")
     files = output_files(output, default, num_waveforms, force=force, is_allowed=request_of)
-    pipeline = load_model(model, device, adapters, allow_download=allow_download, allow_local_parts=allow_local_parts)
     sampling = {"quality": quality, "num_inference_steps": num_inference_steps, "batch_size": batch_size}
-    generation = generation_config(
-        pipeline,
+    options = parse_options(
         guidance_scale,
         loop=loop or None,
         loudness=loudness,
@@ -142,7 +141,8 @@ def generate(
         seed=seed,
         **sampling,
     )
-    request = new_request(pipeline, prompt, fields, controls, generation=generation)
+    pipeline = load_model(model, device, adapters, allow_download=allow_download, allow_local_parts=allow_local_parts)
+    request = new_request(pipeline, prompt, fields, controls, options)
     generate_files(request, pipeline, files, force=force)
 
 
@@ -194,30 +194,42 @@ def options_named() -> Iterator[None]:
         raise InvalidValue(f"Invalid {option} {str(error)[name.end() :]}") from error
 
 
-def generation_config(pipeline: Pipeline, guidance_scale: list[str] | None, **options: Any) -> GenerationConfig:
-    """Return the options of the command line. Raises InvalidValue, which names the option, for a wrong value."""
-    from codecdiff.diffusion.guidance import parse_guidance_scale, resolve_guidance
+def parse_options(guidance_scale: list[str] | None, **options: Any) -> GenerationOptions:
+    """Return options of the command line. Raises InvalidValue, which names the option, for a wrong value."""
+    from codecdiff.diffusion.guidance import parse_guidance_scale
+    from codecdiff.pipeline.generation import GenerationConfig
 
-    scale = parse_guidance_scale(guidance_scale or [])
-    if scale is not None:
-        resolve_guidance(scale, pipeline.conditioner)
+    options["guidance_scale"] = parse_guidance_scale(guidance_scale or [])
+    if (options.get("audio_length_in_s") or MIN_SECONDS) < MIN_SECONDS:
+        raise InvalidValue(f"Invalid --seconds {options['audio_length_in_s']}: expected at least {MIN_SECONDS}.")
     with options_named():
-        generation = pipeline.generation_config.merge(guidance_scale=scale, **options)
-        pipeline.sampled_stages(generation)
-    return generation
+        GenerationConfig().merge(**cast(Any, options))
+    return cast(Any, options)
 
 
 def new_request(
-    pipeline: Pipeline, prompt: str, fields: list[str] | None, controls: list[str] | None, **options: Any
+    pipeline: Pipeline,
+    prompt: Prompt,
+    fields: list[str] | None,
+    controls: list[str] | None,
+    options: GenerationOptions,
+    **edited: Any,
 ) -> GenerationRequest:
     """Return the request for a prompt to a model. Raises InvalidValue for fields and controls it does not read."""
+    from codecdiff.diffusion.guidance import resolve_guidance
+    from codecdiff.interfaces import prompt_fields
     from codecdiff.pipeline.conditions import check_control_names
 
+    if (scale := options.get("guidance_scale")) is not None:
+        resolve_guidance(scale, pipeline.conditioner)
     values = prompt_values(fields or [], pipeline.conditioner)
     if controls:
         values["controls"] = parse_controls(controls)
         check_control_names([values], pipeline.conditioner)
-    return pipeline.request({"text": prompt, **values}, **options)
+    generation = pipeline.generation_config.merge(**options)
+    with options_named():
+        pipeline.sampled_stages(generation)
+    return pipeline.request({**prompt_fields(prompt), **values}, generation, **edited)
 
 
 def notes(request: GenerationRequest, pipeline: Pipeline) -> Iterator[str]:
@@ -234,7 +246,8 @@ def notes(request: GenerationRequest, pipeline: Pipeline) -> Iterator[str]:
     if conditioner is None:
         yield "This model was trained without conditions: the prompt is ignored."
     elif not text and prompt.keys() <= {"text"}:
-        yield "Without a prompt, the model decides what it plays. Describe the music with a prompt."
+        how = "--prompt" if request.edit else "a prompt"
+        yield f"Without a prompt, the model decides what it plays. Describe the music with {how}."
     elif text and "text" not in conditioner.fields:
         yield f"This model reads only --field {', '.join(conditioner.fields)}: the text is ignored."
     else:
@@ -242,6 +255,16 @@ def notes(request: GenerationRequest, pipeline: Pipeline) -> Iterator[str]:
         yield vocabulary_note(conditioner, pipeline.data, [prompt, negative], pipeline.name)
         yield unused_note(negative, guidance)
     yield f"Seed: {request.generation.seed}"
+
+
+def worded(value: Any) -> str:
+    """Return a value of a request as people write it, as in `text 1.5, key 1`; the text of a prompt has no name."""
+    if isinstance(value, Mapping):
+        names = (f"{name} " * (name != "text" or not isinstance(each, str)) for name, each in value.items())
+        return ", ".join(name + worded(each) for name, each in zip(names, value.values(), strict=True))
+    if isinstance(value, list | tuple):
+        return ", ".join(map(worded, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def generate_files(
@@ -265,9 +288,10 @@ def generate_files(
         if before is None or before.comment() != request.waveform(i).comment():
             raise file_exists(file)
     if existing and len(existing) == len(files):
-        finished = ", ".join(map(str, files))
-        again = "For other music, change --seed and -o; to generate it again, add --force."
-        out.print(f"{finished} is complete: an earlier run of this command wrote it. {again}", soft_wrap=True)
+        are, them = ("is", "it") if len(files) == 1 else ("are", "them")
+        finished = f"{', '.join(map(str, files))} {are} complete: an earlier run of this command wrote {them}."
+        again = f"For other music, change --seed and -o; to generate {them} again, add --force."
+        out.print(f"{finished} {again}", soft_wrap=True)
         return
 
     def on_step_end(pipe: Pipeline, step: int, timestep: Any, values: Any) -> None:
@@ -281,7 +305,7 @@ def generate_files(
             if i not in existing:
                 issue = write_waveform(file, audio, pipeline.sample_rate, request.waveform(i))
     if issue:
-        err.print(issue)
+        err.print(issue, style="yellow", soft_wrap=True)
     for file in files:
         out.print(str(file), soft_wrap=True)
 

@@ -27,7 +27,9 @@ def inpaint(
     from codecdiff.pipeline.editing import Inpaint, parse_levels
 
     starts, stops = starts or [], stops or []
-    if not starts or len(starts) != len(stops):
+    if not starts and not stops:
+        raise InvalidValue("Name the region to generate: --from 1:30 --to 1:45.")
+    if len(starts) != len(stops):
         number = f"got {len(starts)} --from and {len(stops)} --to"
         raise InvalidValue(f"Every region needs both its ends, as in --from 1:30 --to 1:45, but {number}.")
     regions = tuple(zip(starts, stops, strict=True))

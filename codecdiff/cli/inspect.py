@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,10 +16,12 @@ from codecdiff.cli.generate import (
     generate_files,
     load_model,
     parse_controls,
+    worded,
 )
 from codecdiff.errors import InvalidValue
 
 if TYPE_CHECKING:
+    from codecdiff.pipeline.editing import AnyEdit
     from codecdiff.pipeline.pipeline import Pipeline
     from codecdiff.pipeline.provenance import GenerationRequest
 
@@ -88,30 +89,37 @@ def print_request(request: GenerationRequest, as_json: bool) -> None:
         return print_json(request.model_dump(mode="json", exclude_none=True))
     table = folded_table("field", "value")
     for key, value in describe(request).items():
-        table.add_row(key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        table.add_row(key, value)
     return out.print(table)
 
 
-def describe(request: GenerationRequest) -> dict[str, Any]:
+def edit_line(edit: AnyEdit) -> str:
+    """Return an edit with its options, as in `inpaint, from 2 to 3.5 s`."""
+    options = edit.model_dump(exclude_none=True, exclude={"name"})
+    if regions := options.pop("regions", None):
+        options = {"from": " and ".join(f"{start:g} to {stop:g} s" for start, stop in regions), **options}
+    return f"{edit.name}, {worded(options)}"
+
+
+def describe(request: GenerationRequest) -> dict[str, str]:
     """Return what a request says, in the order in which a reader looks for it, without what is empty."""
     generation = request.generation
     prompt = {key: value for key, value in request.prompt.items() if value not in (None, "")}
     sampling = {
         f"{name}": f"{stage.num_inference_steps} steps of {stage.scheduler}, guidance scale "
-        f"{json.dumps(stage.guidance_scale)}"
+        f"{worded(stage.guidance_scale)}"
         + "".join(
-            f", {what} {json.dumps(value)}"
+            f", {what} {worded(value)}"
             for what in ("method", "rescale", "interval")
             if (value := getattr(stage, f"guidance_{what}")) is not None
         )
         for name, stage in request.stages.items()
     }
-    edit = request.edit.model_dump(mode="json") if request.edit else {}
     shown = {
-        "prompt": prompt.get("text", "") if prompt.keys() <= {"text"} else prompt,
-        "negative prompt": generation.negative_prompt,
+        "prompt": worded(prompt),
+        "negative prompt": worded(generation.negative_prompt),
         "model": f"{request.model_name} ({request.model})" if request.model_name else request.model,
-        **{f"adapter {adapter.name}": adapter.weights for adapter in request.adapters or ()},
+        **{f"adapter {adapter.name}": worded(adapter.weights) for adapter in request.adapters or ()},
         **sampling,
         "seed": str(generation.seed),
         "sample": str(generation.first_sample_index) if generation.first_sample_index else "",
@@ -120,7 +128,8 @@ def describe(request: GenerationRequest) -> dict[str, Any]:
         "quality": generation.quality or "",
         "window": f"{generation.window_in_s:g} s" if generation.window_in_s else "",
         "loop": "yes" if generation.loop else "",
-        "edit": " ".join(value if key == "name" else f"{key}={json.dumps(value)}" for key, value in edit.items()),
+        "edit": edit_line(request.edit) if request.edit else "",
+        "source": request.source_name or "",
         "source (SHA-256)": request.source or "",
         "codecdiff": request.codecdiff,
     }

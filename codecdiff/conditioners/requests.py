@@ -80,7 +80,8 @@ def parse_key(text: str, mode: str = "") -> int:
     pattern = r"\s*([a-g])\s*(#|♯|b|♭|sharp|flat)?\s*(m|maj|min|major|minor)?\s*"
     match = re.fullmatch(pattern, re.sub(r"[-_:]", " ", text), re.IGNORECASE)
     if not match:
-        raise InvalidValue(f"Invalid key '{text}': expected e.g. 'C# minor', 'Bb' or 'Am'.")
+        german = " The German H is B, and the German B is Bb." if text[:1] in ("H", "h") else ""
+        raise InvalidValue(f"Invalid key '{text}': expected e.g. 'C# minor', 'Bb' or 'Am'.{german}")
     letter, accidental, own_mode = ((part or "").lower() for part in match.groups())
     if not own_mode and mode.lower() not in ("", *MAJOR, *MINOR):
         raise InvalidValue(f"Invalid mode '{mode}': expected major or minor.")

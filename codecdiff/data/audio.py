@@ -18,7 +18,7 @@ import soxr
 import torch
 from torch import Tensor
 
-from codecdiff.data.audio_format import OtherFormat, View, layout_of
+from codecdiff.data.audio_format import MAX_HEADER, OtherFormat, View, layout_of, wave_comment
 from codecdiff.data.audio_writer import BLOCK, keeps_comment, write_audio
 from codecdiff.errors import InvalidValue
 from codecdiff.files import require_file
@@ -235,17 +235,19 @@ def open_streams(file: Path | str) -> Iterator[soundfile.SoundFile]:
         raise _unreadable(file, error) from error
 
 
-def _unreadable(file: Path, error: Exception) -> BadAudio:
-    """Return the error for a file that is not audio that can be read."""
-    reason, hint = str(error), "Fetch it again, or leave it out."
-    convert = f"Convert it, as by ffmpeg -i '{file.name}' '{file.stem}.flac'"
+def _unreadable(file: Path, error: Exception, hint: str = "Fetch it again, or leave it out.") -> BadAudio:
+    """Return the error for a file that is not audio that can be read; `hint` says what to do unless the error does."""
+    reason, convert = str(error), f"Convert it with ffmpeg -i '{file.name}' '{file.stem}.flac'"
     if isinstance(error, OtherFormat) and error.is_audio:
         hint = f"{convert}, or leave it out."
+    elif isinstance(error, FileNotFoundError):
+        reason, hint = "it does not exist", "Check its name."
     elif isinstance(error, OSError):
         reason = error.strerror or reason
     elif isinstance(error, soundfile.LibsndfileError):
         is_unclear = error.code == UNRECOGNIZED or "possibly a pipe" in error.error_string
-        reason = f"it is not {', '.join(SUFFIXES)}" if is_unclear else error.error_string.removeprefix("Error : ")
+        contents = f"its contents are in none of the formats {', '.join(SUFFIXES)}"
+        reason = contents if is_unclear else error.error_string.removeprefix("Error : ")
         hint = hint if is_unclear else f"{convert}, fetch it again, or leave it out."
     return BadAudio(f"'{file}' cannot be read as audio: {reason.rstrip('.')}. {hint}")
 
@@ -271,7 +273,8 @@ def read_comment(file: Path | str) -> str:
     """Read the comment of an audio file, empty if it has none. Raises BadAudio, MissingFile or UnusableFile."""
     require_file(file)
     try:
-        with soundfile.SoundFile(file) as stream:
-            return stream.comment
-    except (soundfile.LibsndfileError, OSError, TypeError) as error:
-        raise _unreadable(Path(file), error) from error
+        layout_of(Path(file))
+        with Path(file).open("rb") as raw, soundfile.SoundFile(file) as sound:
+            return wave_comment(raw.read(MAX_HEADER)) or sound.comment
+    except (soundfile.LibsndfileError, OSError, TypeError, ValueError) as error:
+        raise _unreadable(Path(file), error, "Name an audio file.") from error

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, Literal
 
 Buffer = mmap.mmap | bytes | bytearray
 Order = Literal["little", "big"]
+MAX_TEXT = 4096  # bytes that say whether a file is text: a header of NIST SPHERE is, and has 1024
 MAX_HEADER = 2**16  # bytes of a chunk that says what samples are
 
 # How files begin that are often named as audio, and what they are
@@ -143,7 +144,15 @@ def _layout(data: Buffer, size: int) -> Layout:
     is_flac = head[:4] == b"fLaC"
     layout = None if is_flac else _mp3(data, begin, size)
     layout = layout or _flac(data, begin if is_flac else 0, size)  # a tag before it may state a wrong length
+    if layout is None and _is_text(bytes(data[:MAX_TEXT])):
+        raise OtherFormat("it contains text, not audio")
     return layout or Layout((Stream(0, size),))  # libsndfile may know it
+
+
+def _is_text(head: bytes) -> bool:
+    """Return whether the first bytes of a file are letters and white space in UTF-8; they may end within a letter."""
+    text = head.decode(errors="replace")
+    return "\ufffd" not in text[:-1] and all(letter.isprintable() or letter.isspace() for letter in text)
 
 
 # WAV and AIFF consist of chunks, with sizes. What libsndfile reads is a header of ours and their samples: it would
@@ -279,6 +288,17 @@ def _aiff(data: Buffer, begin: int, size: int) -> Layout:
     return _samples(first, size, None if is_unknown else start + length - first, block, header)
 
 
+def wave_comment(head: bytes) -> str:
+    """Return the comment in the first bytes of a WAV, "" without one: libsndfile writes long ones, and reads 2 kB."""
+    parts = _chunks(head, 12, len(head), "little") if head[:4] == b"RIFF" else ()
+    for name, start, length in parts:
+        if name == b"LIST" and head[start : start + 4] == b"INFO":
+            for field, first, count in _chunks(head, start + 4, min(start + length, len(head)), "little"):
+                if field == b"ICMT":
+                    return head[first : first + count].rstrip(b"\0").decode(errors="replace")
+    return ""
+
+
 # FLAC consists of a header, which may count its samples, and of frames, and each counts those before it.
 
 FLAC_HEADER = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
@@ -354,7 +374,7 @@ def _ogg(data: Buffer, begin: int, size: int) -> Layout:
         first = offset + 27 + count
         end = first + sum(data[offset + 27 : first])
         if first > size or end > size:
-            return Layout((Stream(begin, size),), "cut short: it ends inside of a page of Ogg")
+            return Layout((Stream(begin, size),), "cut short: it ends within a page of Ogg")
         begins, contents = bool(data[offset + 5] & 2), bytes(data[offset:end])
         if begins and not in_header:
             starts.append(offset)

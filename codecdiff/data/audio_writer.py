@@ -10,6 +10,7 @@ import numpy as np
 import soundfile
 from torch import Tensor
 
+from codecdiff.data.audio_format import wave_comment
 from codecdiff.errors import InvalidValue, UnusableFile
 from codecdiff.files import atomic_write
 
@@ -19,7 +20,7 @@ BLOCK = 2**16  # audio samples read or written at once
 
 
 def keeps_comment(file: Path | str, comment: str) -> bool:
-    """Return whether a file of this format keeps such a comment, by trying it in memory: a WAV has room for 2 kB."""
+    """Return whether a file of this format keeps such a comment, by trying it in memory: a WAV has room for 32 kB."""
     suffix, stream = Path(file).suffix.lower().lstrip("."), io.BytesIO()
     try:
         with soundfile.SoundFile(stream, "w", 44_100, 1, format=suffix.upper()) as sound:
@@ -27,7 +28,7 @@ def keeps_comment(file: Path | str, comment: str) -> bool:
             sound.write(np.zeros(1024, np.float32))
         stream.seek(0)
         with soundfile.SoundFile(stream) as sound:
-            return sound.comment == comment
+            return (wave_comment(stream.getvalue()) or sound.comment) == comment
     except (soundfile.LibsndfileError, TypeError, ValueError):
         return False
 

@@ -5,6 +5,7 @@ Loudness is measured as ITU-R BS.1770-4 defines it, and true peaks at four times
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from types import ModuleType
@@ -26,6 +27,7 @@ __all__ = ["integrated_loudness", "make_playable", "true_peak"]
 
 HIGHEST = 10 ** (-1 / 20)  # amplitude of a true peak of -1 dBTP
 MAX_LIMITING = 2.0  # factor, 6 dB, by which the limiter lowers the highest peak; audio that needs more stays softer
+NOTABLE_GAIN = 10 ** (-0.5 / 20)  # -0.5 dB: an edit that is lowered by more is worth saying
 MAX_GAIN = 100.0  # 40 dB: what is softer is noise rather than music
 SILENT = 1e-4  # amplitude, -80 dBFS
 LOOK_AHEAD_S = 0.005
@@ -69,12 +71,15 @@ def true_peak(audio: Tensor) -> Tensor:
     return torch.maximum(torch.from_numpy(levels.reshape(-1, OVERSAMPLING).max(1)), audio.abs().amax(0))
 
 
-def make_playable(audio: Tensor, sample_rate: int, loudness: float | Literal["off"] | None) -> Tensor:
+def make_playable(
+    audio: Tensor, sample_rate: int, loudness: float | Literal["off"] | None, is_new: Tensor | None = None
+) -> Tensor:
     """Return decoded audio (ch, t) in [-1, 1], at a loudness in LUFS and with true peaks of at most -1 dBTP.
 
-    Peaks are limited by at most 6 dB; audio that would need more stays softer than requested. With None the level is
-    kept, and audio that would clip is lowered as a whole; with "off" it is clipped. Warns of audio that is silent or
-    that is clipped. Raises InvalidValue for NaN and infinite samples.
+    Peaks are limited by at most 6 dB; audio that would need more stays softer than requested. With None, as of an edit,
+    the level is kept: if audio would clip, its peaks are limited where it `is_new` (t,), and what is left is lowered as
+    a whole. With "off" it is clipped. Warns of audio that is silent, lowered or clipped. Raises InvalidValue for NaN
+    and infinite samples.
     """
     if not audio.isfinite().all():
         raise InvalidValue(
@@ -88,20 +93,30 @@ def make_playable(audio: Tensor, sample_rate: int, loudness: float | Literal["of
         gain = min(gain, MAX_GAIN, MAX_LIMITING * HIGHEST / float(true_peak(audio).max()))
         audio = _limit(gain * audio, sample_rate)
     elif peak > 1 and loudness is None:
-        audio = audio * (HIGHEST / true_peak(audio).max())
+        is_new = torch.zeros(audio.shape[1], dtype=torch.bool) if is_new is None else is_new
+        peaks = true_peak(audio) / torch.where(is_new, MAX_LIMITING, 1.0)
+        gain = 1 / max(1.0, float(peaks.max()))
+        if gain < NOTABLE_GAIN:
+            lowered = f"{-20 * math.log10(gain):.1f} dB"
+            warnings.warn(f"The whole audio is turned down by {lowered}: otherwise it would clip.", stacklevel=3)
+        audio = _limit(gain * audio, sample_rate, 1.0, is_new)
     elif (clipped := (audio.abs() > 1).double().mean()) >= 5e-5:  # 0.01 %, as written
         warnings.warn(f"{clipped:.2%} of the generated samples exceed full scale and are clipped.", stacklevel=3)
     return audio.clamp(-1, 1)
 
 
-def _limit(audio: Tensor, sample_rate: int) -> Tensor:
-    """Lower the parts of audio (ch, t) around true peaks of more than -1 dBTP, smoothly, from 5 ms before them."""
-    gain = HIGHEST / true_peak(audio).clamp(min=HIGHEST)
+def _limit(audio: Tensor, sample_rate: int, highest: float = HIGHEST, where: Tensor | None = None) -> Tensor:
+    """Lower the parts of audio (ch, t) around true peaks of more than `highest`, smoothly, from 5 ms before them.
+
+    Peaks that are not at samples `where` (t,) stay.
+    """
+    gain = highest / true_peak(audio).clamp(min=highest)
+    gain = gain if where is None else torch.where(where, gain, 1.0)
     half = round(LOOK_AHEAD_S * sample_rate / 2)
     lowest = _moving_minimum(pad(gain, (3 * half, 3 * half), value=1.0), 4 * half + 1)
     limited = audio * _moving_mean(lowest, 2 * half + 1)
     return limited * (
-        HIGHEST / true_peak(limited).max().clamp(min=HIGHEST)
+        highest / true_peak(limited).max().clamp(min=highest)
     )  # smoothing leaves a few hundredths of a dB
 
 

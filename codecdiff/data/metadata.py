@@ -342,7 +342,7 @@ def read_audio_folder(folder: Path | str, report: Report) -> list[Track]:
         hint = f" It holds {listed}: convert them." if others else ""
         raise MissingFile(f"'{folder}' holds no audio. Files that are read: {', '.join(SUFFIXES)}.{hint}")
     if others:
-        report(Issue(str(folder), f"Audio in other formats is left out: {listed}.", "Convert it, as by ffmpeg."))
+        report(Issue(str(folder), f"Audio in other formats is left out: {listed}.", "Convert it with ffmpeg."))
     names = {path.relative_to(folder).as_posix() for path in audio}
     rows = _match_rows(_rows_by_file(folder, paths, report), names)
     texts = [path.relative_to(folder).as_posix() for path in paths if path.suffix.lower() == ".txt"]

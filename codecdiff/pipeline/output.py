@@ -95,7 +95,8 @@ def write_waveform(file: Path, audio: Tensor, sampling_rate: int, request: Gener
         audio = audio / (excess * (1.02 + 0.04 * attempt))  # softer audio is coded otherwise: a bit more than enough
     if has_room:
         return ""
-    return f"The metadata of generation, {len(comment)} bytes, is too long for {file.suffix}. Use .flac."
+    size = f"{len(comment.encode()):,} bytes are too many for {file.suffix}"
+    return f"{file} was written without its prompt and settings, whose {size}. Use .flac to keep them."
 
 
 def coded_excess(file: Path, audio: Tensor) -> float:

@@ -133,15 +133,22 @@ class Pipeline(CascadePipeline):
         codes = self.generate_codes(
             [prompt], mask.frames, settings, edit=mask, callback_on_step_end=self._on_step_end(callback_on_step_end)
         )
-        checksum = None if isinstance(audio, Tensor) else sha256(audio)
-        return self._output([prompt], codes, samples, settings, edit=edit, source=checksum)
+        file = {} if isinstance(audio, Tensor) else {"source": sha256(audio), "source_name": Path(audio).name}
+        is_new = mask.is_new(self.codec.hop_length, samples)
+        return self._output([prompt], codes, samples, settings, is_new, edit=edit, **file)
 
     def request(
-        self, prompt: Prompt, generation: GenerationConfig, *, edit: AnyEdit | None = None, source: str | None = None
+        self,
+        prompt: Prompt,
+        generation: GenerationConfig,
+        *,
+        edit: AnyEdit | None = None,
+        source: str | None = None,
+        source_name: str | None = None,
     ) -> GenerationRequest:
         """Return everything that the waveforms of a prompt follow from, as their files record it.
 
-        `source` is the SHA-256 of the file that is edited.
+        Of an edited file, `source` is its SHA-256, and `source_name` its name.
         """
         from codecdiff.pipeline.provenance import GenerationRequest, StageSampling
 
@@ -156,6 +163,7 @@ class Pipeline(CascadePipeline):
             generation=generation,
             edit=edit,
             source=source,
+            source_name=source_name,
         )
 
     def generate_request(
@@ -177,17 +185,19 @@ class Pipeline(CascadePipeline):
         wanted = range(own.first_sample_index, own.first_sample_index + own.num_waveforms_per_prompt)
         if request.edit is None:
             seconds = options.audio_length_in_s
-            mask, frames, samples = None, self.frames(seconds), round(seconds * self.sample_rate)
+            mask, is_new, frames, samples = None, None, self.frames(seconds), round(seconds * self.sample_rate)
         else:
             if source is None:
                 raise InvalidValue("An edit needs a source: an audio file.")
             mask, samples = request.edit.apply_to_audio(source, self.codec, self.target)
-            mask, frames = mask.repeat(options.num_waveforms_per_prompt), mask.frames
+            is_new, frames = mask.is_new(self.codec.hop_length, samples), mask.frames
+            mask = mask.repeat(options.num_waveforms_per_prompt)
         callback = callback_on_step_end
         every = self.generate_codes([request.prompt], frames, options, edit=mask, callback_on_step_end=callback)
         for index, codes in enumerate(every, options.first_sample_index):
             if index in wanted:
-                yield request.playable(self.decode([codes], samples, loop=options.loop)[0], self.sample_rate)
+                audio = self.decode([codes], samples, loop=options.loop)[0]
+                yield request.playable(audio, self.sample_rate, is_new)
 
     def set_progress_bar_config(self, **options: Any) -> None:
         """Show a progress bar in calls and edits, with these options of tqdm; `disable=True` hides it again."""
@@ -219,9 +229,12 @@ class Pipeline(CascadePipeline):
         codes: Iterator[Tensor],
         samples: int,
         settings: GenerationConfig,
+        is_new: Tensor | None = None,
         **edited: Any,
     ) -> PipelineOutput:
-        """Decode codes (1, k, l), generated one after another, to `samples` each; `edited` is as in `request`.
+        """Decode codes (1, k, l), generated one after another, to `samples` each.
+
+        Of an edit, `is_new` is that of its mask, and `edited` as in `request`.
 
         Warns of words that the model was not trained on, and of a negative prompt without effect.
         """
@@ -246,7 +259,7 @@ class Pipeline(CascadePipeline):
         ]
         together = torch.cat(list(codes))
         decoded = self.decode(together.split(1), samples, loop=settings.loop)
-        audios = [each.playable(audio, self.sample_rate) for each, audio in zip(requests, decoded, strict=True)]
+        audios = [each.playable(audio, self.sample_rate, is_new) for each, audio in zip(requests, decoded, strict=True)]
         return PipelineOutput(torch.stack(audios), together.cpu(), self.sample_rate, repeated, settings, requests)
 
 

@@ -66,11 +66,11 @@ def window_frames(seconds: float, frame_rate: float, window_in_s: float | None) 
 
 
 def length_note(seconds: float, crop_seconds: float | None, window_in_s: float | None) -> str:
-    """Return a note on music that is longer than the crops that a model was trained on; empty if it is not."""
-    if crop_seconds is None or seconds <= crop_seconds:
-        return ""
+    """Return a note on music that is generated in windows, by a model of shorter crops; empty for other music."""
     window = WINDOW_S if window_in_s is None and seconds > MAX_WHOLE_S else window_in_s or seconds
-    how = f"in overlapping windows of {window:g} s" if window < seconds else "in one pass"
+    if crop_seconds is None or seconds <= crop_seconds or window >= seconds:
+        return ""
+    how = f"in overlapping windows of {window:g} s"
     return f"The model was trained on clips of {crop_seconds:g} s; {seconds:g} s of music is generated {how}."
 
 

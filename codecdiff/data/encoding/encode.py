@@ -279,14 +279,14 @@ def _make_store(
         if state.tracks % 100 == 0:
             report(f"{state.tracks} of {len(tracks)} tracks encoded")
 
-    report(f"Encoding {len(tracks)} tracks into {folder}")
+    report(f"Tracks to encode into {folder}: {len(tracks)}")
     store, skipped = encode_tracks(tracks, folder, codec, spec, config, progress=progress)
     for line in skipped:
         report(f"Skipped: {line}")
     for track, issue in store.header["issues"].items():
         report(f"'{track}': {issue}")
     if uncaptioned := sum(not row["captions"] for row in store.rows):
-        report(f"{uncaptioned} of {len(store)} tracks have no caption: they are trained on without text.")
+        report(f"Tracks without a caption, trained on without text: {uncaptioned} of {len(store)}")
     if skipped:
         report(f"Skipped {len(skipped)} of {len(tracks)} files; {len(store)} are in the store.")
 

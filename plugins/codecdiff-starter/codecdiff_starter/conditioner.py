@@ -88,6 +88,6 @@ class Words(Conditioner):
     def _words(self, text: str) -> list[str]:
         words = split_words(text)
         if len(words) > self.max_tokens:
-            message = f"A prompt is longer than {self.max_tokens} words; the words after are left out (`max_tokens`)."
+            message = f"A prompt is longer than {self.max_tokens} words, its `max_tokens`: the rest is left out."
             warnings.warn(message, stacklevel=3)
         return words[: self.max_tokens]

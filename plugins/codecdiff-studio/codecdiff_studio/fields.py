@@ -12,8 +12,7 @@ from codecdiff.pipeline import GenerationConfig, Pipeline
 from codecdiff_studio.studio import Limits, Waveform, new_prompt
 
 Values = Mapping[Any, Any]  # what the fields hold, by component
-QUALITY = GenerationConfig.model_fields.get("quality")  # presets, where the pipeline has them
-OWN = "0: the model's own."
+QUALITIES = get_args(get_args(GenerationConfig.model_fields["quality"].annotation)[0])  # of a Literal or None
 EXAMPLES = {"bpm": "120", "tempo": "120", "meter": "3/4", "key": "C#", "mode": "minor", "start": "0"}
 EXPLAINED = {
     **dict.fromkeys(("bpm", "tempo"), "Beats per minute"),
@@ -72,9 +71,9 @@ class SamplingFields:
     def of(cls, limits: Limits, *, with_seed: bool = True, **others: Any) -> SamplingFields:
         """Show the fields, and other components after those that are always there."""
         fields: dict[str, Any] = {}
-        if QUALITY is not None:
-            choices = [str(each) for each in get_args(QUALITY.annotation) if each is not type(None)]
-            fields["quality"] = gr.Dropdown(choices, value=None, label="Quality", info="Empty: the model's own.")
+        fields["quality"] = gr.Dropdown(
+            [("the model's own", ""), *((name, name) for name in QUALITIES)], value="", label="Quality"
+        )
         if with_seed:
             fields["seed"] = gr.Number(-1, label="Seed", precision=0, info="-1: a new one.")
         fields |= others
