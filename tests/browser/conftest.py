@@ -80,5 +80,5 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         finally:
             process.terminate()
             process.wait(30)
-    assert "Traceback" not in log.read_text(), log.read_text()
+    assert not re.search("Traceback|closing server", log.read_text()), log.read_text()
     assert [file for file in files.rglob("*") if file.is_file()] == []

@@ -57,7 +57,7 @@ def generate(page: Page, studio: str, prompt: str, length: int = 1, steps: int =
     seconds.blur()
     set_steps(panel, steps)
     panel.get_by_role("button", name="Generate", exact=True).click()
-    expect(panel.locator("#generate-status")).to_contain_text(f"1 waveform of {length}.0 s, seed")
+    expect(panel.locator("#generate-status")).to_contain_text(f"1 take of {length}.0 s, seed")
     expect(panel.locator(".studio-spectrogram img")).to_be_visible()
     return panel
 
@@ -85,7 +85,7 @@ def test_a_region_is_edited_compared_with_the_original_and_undone(
     panel.locator("input[type=file]").first.set_input_files(write_audio(tmp_path / "a & <b>.wav"))
     codes = panel.locator(".codes")
     expect(codes).to_be_visible()
-    expect(panel.get_by_label("To (s)")).to_have_value("2")
+    expect(panel.get_by_label("To (s)")).to_have_value("1.333")
     box = codes.bounding_box()
     assert box
     page.mouse.move(box["x"] + 0.25 * box["width"], box["y"] + 0.9 * box["height"])
@@ -175,7 +175,7 @@ def test_progress_counts_the_steps_of_each_stage_and_a_run_can_be_stopped(new_pa
         }).observe(document.body, { subtree: true, childList: true, characterData: true });"""
     )
     panel.get_by_role("button", name="Generate", exact=True).click()
-    expect(panel.locator("#generate-status")).to_contain_text("1 waveform")
+    expect(panel.locator("#generate-status")).to_contain_text("1 take")
     seen = page.evaluate("seen")
     assert [step for step, _ in seen] == sorted(step for step, _ in seen)
     assert {stage for step, stage in seen if step <= 30} == {"primary"}
@@ -298,7 +298,7 @@ def test_everything_is_reached_by_keyboard(new_page: NewPage, studio: str) -> No
     page.keyboard.type("2")
     tab_to(page.get_by_role("button", name="Generate", exact=True))
     page.keyboard.press("Enter")
-    expect(page.locator("#generate-status")).to_contain_text("1 waveform of 1.0 s")
+    expect(page.locator("#generate-status")).to_contain_text("1 take of 1.0 s")
     page.reload()
     expect(prompt).to_be_visible()
     tab_to(page.get_by_role("tab", name="Edit"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -47,7 +49,9 @@ def ui(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all of this machine.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: the first free one from 7860.")] = None,
     auth: Login = "",
-    max_seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="Longest audio to generate or to edit.")] = 30.0,
+    max_seconds: Annotated[
+        float, typer.Option(min=0.1, max=3600, help="Longest audio to generate or to edit.")
+    ] = 180.0,
     max_waveforms: Annotated[int, typer.Option(min=1, max=64, help="Waveforms of one request.")] = 4,
     max_queue: Annotated[int, typer.Option(min=1, max=10_000, help="Requests that may wait.")] = 64,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the browser.")] = False,
@@ -79,7 +83,9 @@ def ui(
             webbrowser.open(url)
         for name in {"SIGTERM", "SIGHUP"} & {*dir(signal)}:  # as Ctrl+C, also where the terminal is closed
             signal.signal(getattr(signal, name), signal.default_int_handler)  # and the files are deleted
-        app.block_thread()
+        with suppress(KeyboardInterrupt):
+            Event().wait()
+        app.close(verbose=False)
 
 
 def limit_heaps() -> None:
@@ -113,6 +119,8 @@ def check_address(host: str, port: int) -> None:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         socket.create_server(address, family=family).close()
     except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise InvalidValue(f"Port {port} is in use. Try --port {port % 65535 + 1}.") from error
         raise InvalidValue(
             f"Cannot listen on {host}{f':{port}' * bool(port)}: {error.strerror}. Name an address of this machine by "
             "--host, and a port that is free by --port, or leave them out."

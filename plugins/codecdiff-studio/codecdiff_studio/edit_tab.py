@@ -98,7 +98,8 @@ class EditTab:
             queue=False,
             **private,
         )
-        self.source.change(self.load, self.source, [*shown, *self.region], concurrency_id="model", **private)
+        loaded = [*shown, *self.region, self.source]
+        self.source.change(self.load, self.source, loaded, concurrency_id="model", **private)
         self.figure.select(self.select, self.versions, [*self.region, self.kind], queue=False, **private)
         for field in self.region:
             field.input(self.draw, [self.versions, *self.region], self.figure, queue=False, **private)
@@ -108,13 +109,14 @@ class EditTab:
         self.undo.click(self.step_back, [self.versions, *self.region], shown, queue=False, **private)
 
     def load(self, path: str | None) -> list[Any]:
-        """Encode a file that was dropped, or forget the one that was removed."""
-        if not path:
-            return [*self._shown([], (0, 0, 0, 0)), *(gr.update() for _ in self.region)]
+        """Encode a file that was dropped, or forget the one that was removed; one that is refused is removed, too."""
         with shown_errors():
-            version = self.studio.encode(Path(path))
-            region = (0.0, round(version.seconds, 3), self.levels[0], self.levels[-1])
-            return [*self._shown([version], region), *region]
+            if path:
+                version = self.studio.encode(Path(path))
+                edges = (round(version.seconds * third / 3, 3) for third in (1, 2))  # the middle is selected
+                region = (*edges, self.levels[0], self.levels[-1])
+                return [*self._shown([version], region), *region, gr.skip()]
+        return [*self._shown([], (0, 0, 0, 0)), *(gr.update() for _ in self.region), None]
 
     def select(self, versions: Sequence[Waveform], event: gr.EventData) -> list[Any]:
         """Take over a region that was dragged; rows of the figure are codebooks."""
@@ -140,7 +142,7 @@ class EditTab:
         versions = list(values[self.versions])
         with shown_errors():
             if not versions:
-                raise InvalidValue("No audio to edit: drop a file first.")
+                raise InvalidValue("No audio to edit: drop a file first, and wait until its codes are shown.")
             edit, session = self.edit(values), str(request.session_hash)
             versions[0].file.touch()  # the original is kept as long as it can be compared with
             words = self.prompt.prompt(values), self.sampling.options(values)

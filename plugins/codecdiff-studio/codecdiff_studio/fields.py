@@ -13,9 +13,11 @@ from codecdiff_studio.studio import Limits, Waveform, new_prompt
 
 Values = Mapping[Any, Any]  # what the fields hold, by component
 QUALITIES = get_args(get_args(GenerationConfig.model_fields["quality"].annotation)[0])  # of a Literal or None
-EXAMPLES = {"bpm": "120", "tempo": "120", "meter": "3/4", "key": "C#", "mode": "minor", "start": "0"}
+OWN = "the model's own"  # what an empty field stands for
+EXAMPLES = {"bpm": "120", "tempo": "120", "meter": "3/4", "key": "C# minor", "mode": "minor", "start": "0"}
 EXPLAINED = {
     **dict.fromkeys(("bpm", "tempo"), "Beats per minute"),
+    "mode": "Major or minor, if the key does not say",
     "start": "Seconds into the music at which the clip starts",
 }
 
@@ -34,8 +36,9 @@ class PromptFields:
         """Show the fields of a model's conditioner. Audio in prompts is left out."""
         text = gr.Textbox(example, label="Prompt", lines=2, max_length=limits.letters, placeholder="Describe the music")
         names = pipeline.conditioner.fields if pipeline.conditioner else ()
-        others = [name for name in names if name not in ("text", "audio", "controls")]
-        with gr.Accordion("Fields of the conditioner", open=False, visible=bool(others)), gr.Row():
+        hidden = ("text", "audio", "controls", *(["bpm"] if "tempo" in names else []))  # which mean the same
+        others = [name for name in names if name not in hidden]
+        with gr.Accordion(", ".join(others).capitalize(), open=False, visible=bool(others)), gr.Row():
             options: Any = {"min_width": 110, "max_length": 100}
             hints: Any = {name: {"placeholder": EXAMPLES.get(name), "info": EXPLAINED.get(name)} for name in others}
             boxes = {name: gr.Textbox(label=name, **hints[name], **options) for name in others}
@@ -71,15 +74,14 @@ class SamplingFields:
     def of(cls, limits: Limits, *, with_seed: bool = True, **others: Any) -> SamplingFields:
         """Show the fields, and other components after those that are always there."""
         fields: dict[str, Any] = {}
-        fields["quality"] = gr.Dropdown(
-            [("the model's own", ""), *((name, name) for name in QUALITIES)], value="", label="Quality"
-        )
+        choices = [(OWN, ""), *((name, name) for name in QUALITIES)]
+        fields["quality"] = gr.Dropdown(choices, value="", label="Quality")
         if with_seed:
-            fields["seed"] = gr.Number(-1, label="Seed", precision=0, info="-1: a new one.")
+            fields["seed"] = gr.Number(None, label="Seed", precision=0, placeholder="a new one")
         fields |= others
         with gr.Accordion("Sampling", open=False):
-            fields["num_inference_steps"] = gr.Number(0, label="Steps of every stage", precision=0, info=OWN)
-            fields["guidance_scale"] = gr.Number(0, label="Guidance scale", info=OWN)
+            fields["num_inference_steps"] = gr.Number(None, label="Steps of every stage", precision=0, placeholder=OWN)
+            fields["guidance_scale"] = gr.Number(None, label="Guidance scale", placeholder=OWN)
             fields["negative_prompt"] = gr.Textbox(
                 label="Negative prompt", max_length=limits.letters, info="What the music should not be like."
             )

@@ -32,7 +32,7 @@ def generate_tab(studio: Studio, add_button: Callable[[Waveform], Any]) -> None:
                 seconds = gr.Slider(
                     0.5, limits.seconds, min(own.audio_length_in_s, limits.seconds), step=0.5, label="Seconds"
                 )
-                number = gr.Slider(1, limits.waveforms, 1, step=1, label="Waveforms", visible=limits.waveforms > 1)
+                number = gr.Slider(1, limits.waveforms, 1, step=1, label="Takes", visible=limits.waveforms > 1)
             sampling = SamplingFields.of(limits, audio_length_in_s=seconds, num_waveforms_per_prompt=number)
             button = run_buttons("Generate", studio.stop)
         with gr.Column(scale=3, min_width=300):
@@ -49,7 +49,7 @@ def generate_tab(studio: Studio, add_button: Callable[[Waveform], Any]) -> None:
             results = studio.generate(
                 str(request.session_hash), progress, prompt.prompt(values), sampling.options(values)
             )
-            message = f"{counted(len(results), 'waveform')} of {results[0].seconds:.1f} s, seed {results[0].seed}."
+            message = f"{counted(len(results), 'take')} of {results[0].seconds:.1f} s, seed {results[0].seed}."
             return results, shown_command(results[0].command), message
         return gr.skip()
 

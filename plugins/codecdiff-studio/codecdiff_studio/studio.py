@@ -58,7 +58,7 @@ Progress = Callable[..., Any]  # that of gradio: a pair of steps done and all st
 class Limits:
     """What one request may ask for: seconds of audio, waveforms, steps, letters of its texts, seconds of a control."""
 
-    seconds: float = 30.0
+    seconds: float = 180.0
     waveforms: int = 4
     queue: int = 64
     steps: int = 200
@@ -108,7 +108,8 @@ class Studio:
             raise InvalidValue(f"No model '{name}' in this studio: expected one of {', '.join(self.models)}.")
         options = self._checked(self.models[name], prompt, options, is_edit=False)
         if not any(prompt.values()):
-            warnings.warn("Without a prompt, the model decides what it plays.", stacklevel=2)
+            note = "Without a prompt, the model decides what it plays. Describe the music in the field Prompt."
+            warnings.warn(note, stacklevel=2)
         result = self.models[name](dict(prompt), callback_on_step_end=self._callback(session, progress), **options)
         return self._save(result, name, session)
 
@@ -209,7 +210,7 @@ class Studio:
             seconds, codes = result.audios.shape[-1] / result.sampling_rate, result.codes[i].numpy()
             seed = result.generation_config.seed
             prompt = result.requests[i].prompt
-            waveforms.append(Waveform(file, f"Waveform {i + 1}", command, codes, seconds, seed, prompt))
+            waveforms.append(Waveform(file, f"Take {i + 1}", command, codes, seconds, seed, prompt))
         return waveforms
 
     def _folder_of(self, session: str) -> Path:
@@ -231,7 +232,7 @@ class Studio:
 def shown_errors() -> Iterator[None]:
     """Show mistakes of users as messages of the page, and what the pipeline warns of as notes; both are escaped.
 
-    A run that the user stopped ends the block with a message.
+    They end the block, as a run does that the user stopped: with an error, Gradio would mark every field of the tab.
     """
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always", UserWarning)
@@ -240,7 +241,7 @@ def shown_errors() -> Iterator[None]:
         except GenerationInterrupted as stop:
             gr.Info(_shown(stop))
         except UserError as error:
-            raise gr.Error(_shown(error), print_exception=False) from error
+            gr.Warning(_shown(error), title="Error")
         finally:
             for note in dict.fromkeys(_shown(note.message) for note in notes):
                 gr.Warning(note)

@@ -10,6 +10,7 @@ import shlex
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ import pytest
 import soundfile
 from codecdiff_studio.app import launch, new_app
 from codecdiff_studio.command import check_address, is_loopback, parse_login
+from codecdiff_studio.edit_tab import EditTab
 from codecdiff_studio.fields import PromptFields
 from codecdiff_studio.model_tab import licenses_of, model_card_of
 from codecdiff_studio.plots import codes_figure, player, plot_spectrogram
@@ -266,9 +268,12 @@ def test_the_command_has_fields_and_loops_and_any_prompt(studio: Studio, pipelin
 
 def test_messages_are_escaped_and_name_no_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    with pytest.raises(gr.Error) as caught, shown_errors():
+    messages: list[tuple[str, str]] = []
+    monkeypatch.setattr(gr, "Warning", lambda message, title="Warning": messages.append((title, message)))
+    with shown_errors():
+        warnings.warn("<b>", stacklevel=1)
         raise InvalidValue(f"'{tmp_path / 'a1f0' / '<img src=x>.wav'}' cannot be read")
-    assert caught.value.message == "&#x27;&lt;img src=x&gt;.wav&#x27; cannot be read"
+    assert messages == [("Error", "&#x27;&lt;img src=x&gt;.wav&#x27; cannot be read"), ("Warning", "&lt;b&gt;")]
 
 
 def test_codes_are_drawn_with_the_coarsest_below_and_the_region_in_its_place() -> None:
@@ -318,7 +323,7 @@ def test_who_may_enter() -> None:
     assert parse_login("") is None
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        with pytest.raises(InvalidValue, match=rf"Cannot listen on 127\.0\.0\.1:{port}: Address already in use"):
+        with pytest.raises(InvalidValue, match=rf"^Port {port} is in use\. Try --port {port + 1}\.$"):
             check_address("127.0.0.1", port)
     check_address("127.0.0.1", port)
     with pytest.raises(InvalidValue, match=r"Cannot listen on no host: .* Name an address of this machine"):
@@ -342,6 +347,36 @@ def page(studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     page = new_app(studio)
     yield page
     page.close()
+
+
+def test_every_menu_offers_what_the_pipeline_takes(page: gr.Blocks, studio: Studio) -> None:
+    """In the configuration that the browser gets, menu by menu."""
+    menus = [part["props"] for part in page.config["components"] if part["type"] == "dropdown"]
+    choices = {
+        "Quality": ["the model's own", "paper", "balanced", "fast"],
+        **{f"Model {side}": list(studio.models) for side in "AB"},
+    }
+    assert sorted({menu["label"] for menu in menus}) == ["Model A", "Model B", "Quality"]
+    for menu in menus:
+        assert [name for name, _ in menu["choices"]] == choices[menu["label"]]
+        assert menu["value"] in [value for _, value in menu["choices"]]
+        for _, value in menu["choices"] if menu["label"] == "Quality" else ():
+            GenerationConfig(quality=value or None)
+
+
+def test_a_file_that_is_refused_is_removed_and_the_middle_of_another_selected(
+    page: gr.Blocks, studio: Studio, tmp_path: Path
+) -> None:
+    with page:
+        tab = EditTab(studio)
+    for name, seconds in (("long.wav", 3), ("short.wav", 0.9)):
+        soundfile.write(tmp_path / name, tone(seconds, 300), RATE)
+    versions, *_, source = tab.load(str(tmp_path / "long.wav"))
+    assert (versions, source) == ([], None)
+    versions, *_, start, stop, low, high, source = tab.load(str(tmp_path / "short.wav"))
+    assert (start, stop, low, high) == (0.3, 0.6, tab.levels[0], tab.levels[-1])
+    assert len(versions) == 1
+    assert source == gr.skip()
 
 
 @pytest.fixture
