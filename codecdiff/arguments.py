@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import wraps
-from types import MappingProxyType
+from types import MappingProxyType, UnionType
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -66,6 +66,8 @@ OF_PIPELINES = {  # attributes of the pipelines of diffusers
     **dict.fromkeys(("text_encoder", "tokenizer"), "Prompts are encoded by pipe.conditioner."),
     **dict.fromkeys(("fuse_lora", "load_lora_weights", "set_adapters"), "Use pipe.load_adapter(FOLDER, weight=1.0)."),
     "config": "Use pipe.to_config().",
+    "device": "Use pipe.to('cuda').",
+    "dtype": "Use pipe.to(torch.float16).",
     "scheduler": "Each stage has its own, to assign to: pipe.stages['primary'].scheduler.",
     "unload_lora_weights": "Use pipe.unload_adapters().",
     "vae": "Audio is encoded and decoded by pipe.codec.",
@@ -108,8 +110,8 @@ def keywords_explained(function: Callable[P, R]) -> Callable[P, R]:
     return checked
 
 
-def require_type(value: Any, expected: type, example: str) -> None:
-    """Raise InvalidValue unless a value is of a class; `example` is code that makes one."""
+def require_type(value: Any, expected: type | UnionType, example: str) -> None:
+    """Raise InvalidValue unless a value is of a class; `example` says how to get one."""
     if not isinstance(value, expected):
         raise InvalidValue(f"Invalid value of type {type(value).__name__}, {value!r}: expected {example}.")
 
@@ -203,6 +205,9 @@ class Attributes(metaclass=_Completed):
             is_available = name.startswith("_") or name in vars(self) or hasattr(type(self), name)
             if not is_available and "_is_complete" in vars(self):
                 raise _unknown_attribute(self, name, dir(self), self.elsewhere)
+            if getattr(getattr(type(self), name, None), "fset", self) is None:  # a property without a setter
+                hint = self.elsewhere.get(name, "It follows from the others.")
+                raise UnknownAttribute(f"The attribute '{name}' of a {type(self).__name__} cannot be set. {hint}")
             super().__setattr__(name, value)
 
 

@@ -490,6 +490,16 @@ def test_an_attribute_of_other_pipelines_leads_to_that_of_this_one(
             use()
         assert isinstance(caught.value, UserError)
     assert not hasattr(pipe, name)
+    with pytest.raises(
+        AttributeError, match=r"'device' of a Pipeline cannot be set\. Use pipe\.to\('cuda'\)"
+    ) as caught:
+        pipe.device = "cpu"  # pyright: ignore[reportAttributeAccessIssue]
+    assert isinstance(caught.value, UserError)
+    for wrong in (3, [3]):
+        with pytest.raises(
+            UserError, match=r"Invalid value of type int, 3: expected a (list of stages|stage, such as)"
+        ):
+            pipe.stages = wrong  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(UserError, match=r"A Stage has no attribute 'samplng'\. Did you mean 'sampling'\?"):
         pipe.stages[0].samplng = 3  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(UserError, match=r"no attribute 'num_inference_steps'.*stage\.sampling\.num_inference_steps"):
@@ -578,6 +588,8 @@ def test_load_is_from_pretrained_and_finds_the_model_of_a_run(make_pipeline: Mak
     for wrong in (None, "", 3):
         with pytest.raises(UserError, match=f"Invalid model {wrong!r}: expected a name or a folder"):
             codecdiff.load(wrong)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UserError, match="Invalid value of type NoneType, None: expected a folder"):
+        make_pipeline().save_pretrained(None)  # pyright: ignore[reportArgumentType]
     (tmp_path / "file.py").touch()
     with pytest.raises(UserError, match=r"file\.py' is a file: name a folder"):
         make_pipeline().save_pretrained(tmp_path / "file.py")

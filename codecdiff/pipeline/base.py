@@ -45,7 +45,9 @@ class StageList(list[Stage]):
             return super().__getitem__(key)
         names = [stage.name for stage in self]
         if key not in names:
-            raise UnknownName(f"No trained stage '{key}'. Available: {', '.join(names)}.{did_you_mean(key, names)}")
+            raise UnknownName(
+                f"No trained stage '{key}'. Available: {', '.join(names) or 'none'}.{did_you_mean(key, names)}"
+            )
         return super().__getitem__(names.index(key))
 
 
@@ -108,8 +110,9 @@ class BasePipeline(Attributes):
 
     @stages.setter
     def stages(self, stages: Sequence[Stage]) -> None:
+        require_type(stages, Sequence, "a list of stages")
         for stage in stages:
-            require_type(stage, Stage, "pipe.stages['primary']")
+            require_type(stage, Stage, "a stage, such as pipe.stages['primary']")
         self._stages = StageList(stages)
 
     @property
@@ -230,6 +233,7 @@ class BasePipeline(Attributes):
             >>> pipe = codecdiff.load("my-model")
 
         """
+        require_type(folder, str | Path, "a folder, as in 'my-model'")
         if Path(folder).is_file():
             raise FileExists(f"'{folder}' is a file: name a folder.")
         records = [adapter.record.model_dump() for adapter in self.adapters]
