@@ -203,15 +203,11 @@ def compare(
     from codecdiff_eval.compare.budget import cost_table, describe_costs, make_variants, sampling_warnings
     from codecdiff_eval.compare.config import CompareConfig
     from codecdiff_eval.compare.experiment import Experiment
-    from codecdiff_eval.compare.runs import require_columns, require_music
+    from codecdiff_eval.compare.runs import require_music
     from codecdiff_eval.inputs import load_engine, warn
     from codecdiff_eval.report import console_table
 
-    if Path(config).is_dir():
-        raise InvalidValue(
-            f"'{config}' is a folder: expected a YAML file. To compare trained models, write them into one, as in "
-            f"variants: {{one: [model={config}], two: [model=FOLDER]}}, with experiment: {{data: {{audio: FOLDER}}}}."
-        )
+    _refuse_folder(config)
     file, (cluster, device) = config_file(config, "compare"), load_engine(engine, device, workers)
     output = output or Path("runs", file.stem)
     comparison = load_config(CompareConfig, file, overrides or [])
@@ -219,8 +215,7 @@ def compare(
         require_writable(output)
     variants = make_variants(comparison)
     if not plan:
-        require_music(variants)
-        require_columns(variants, comparison.evaluation.probes)
+        require_music(variants, comparison.evaluation.probes)
     out.print(console_table(cost_table(variants)))
     out.print(describe_costs(comparison, variants, "cpu" if device == "cpu" else ""), soft_wrap=True)
     warn(sampling_warnings(variants))
@@ -229,6 +224,15 @@ def compare(
         experiment = Experiment(comparison, variants, output, place, log, cluster)
         report = experiment.run(shlex.join(["codecdiff", *sys.argv[1:]]))
         out.print(f"{report}: open it in a browser", soft_wrap=True)
+
+
+def _refuse_folder(config: str) -> None:
+    """Raise InvalidValue for a folder, as of a trained model, where a configuration is expected."""
+    if Path(config).is_dir():
+        raise InvalidValue(
+            f"'{config}' is a folder: expected a YAML file. To compare trained models, write them into one, as in "
+            f"variants: {{one: [model={config}], two: [model=FOLDER]}}, with experiment: {{data: {{audio: FOLDER}}}}."
+        )
 
 
 def log(line: str) -> None:

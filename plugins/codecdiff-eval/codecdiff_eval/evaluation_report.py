@@ -104,10 +104,9 @@ def report_of(report: EvalReport, players: Sequence[Players] = ()) -> Report:
     facts = {"model": report.model, "music of the reference": report.dataset, **report.facts}
     facts = {name: value for name, value in facts.items() if value != "" and name != "not measured"}
     meanings = definitions((row.result.name, row.result.meaning) for row in report.rows)
-    meanings = NoteList([*meanings.lines, FORMULAS])
+    meanings, limits = NoteList([*meanings.lines, FORMULAS]), _notes(warnings_of(report.rows), warning=True)
     sections = [
-        Section("Metrics", HOW_TO_READ, [metrics_table(report.rows), meanings, *_interval_plots(report.rows)]),
-        Section("Limits of these results", blocks=_notes(warnings_of(report.rows), warning=True)),
+        Section("Metrics", HOW_TO_READ, [metrics_table(report.rows), *limits, meanings, *_interval_plots(report.rows)]),
         Section("As in the paper's Table 1", TABLE_ONE, [table_one(report)] if report.model else []),
         Section("Codec", CODEC, [codec_table(report.codec)] if report.codec else []),
         Section("Listen", PLAYER_TEXT, players),
@@ -153,7 +152,7 @@ def warnings_of(rows: Sequence[EvalRow]) -> list[str]:
 
 
 def _overlap(row: EvalRow) -> list[str]:
-    """Name the context that a value cannot be told from, as their intervals overlap."""
+    """Name the context that a value does not clearly differ from, because their intervals overlap."""
     own = row.result.interval
     others = {name: other.interval for name, other in row.context.items() if isinstance(other, MetricResult)}
     if not (alike := [name for name, each in others.items() if each.low <= own.high and own.low <= each.high]):
@@ -255,9 +254,9 @@ def _players(sets: Sets, folder: Path) -> list[Players]:
 
     tracks = {name: each for name, each in sets.items() if not isinstance(each, NotMeasured)}
     sources = {_caption(track): (i, track) for i, track in reversed([*enumerate(tracks.get(SOURCES, ()))])}
-    made = sorted(tracks.get(GENERATED, ()), key=lambda track: _caption(track) not in sources)[:PLAYERS]
-    captions = [_caption(track) for track in made]
-    rows = [(_caption(each), [(each, GENERATED)]) for each in made]
+    generated = sorted(tracks.get(GENERATED, ()), key=lambda track: _caption(track) not in sources)[:PLAYERS]
+    captions = [_caption(track) for track in generated]
+    rows = [(_caption(each), [(each, GENERATED)]) for each in generated]
     for caption, (i, source) in sorted(sources.items(), key=lambda item: item[0] not in captions)[:PLAYERS]:
         others = [(tracks[name][i], name) for name in (CODEC_RECONSTRUCTION, oracle()) if name in tracks]
         row = [(source, "reference"), *others]

@@ -31,7 +31,6 @@ from codecdiff_eval.compare.runs import (
     loss_key,
     make_runs,
     other_variants,
-    require_columns,
     require_music,
     take_turns,
     train_run,
@@ -62,8 +61,7 @@ class Experiment:
         Interrupted and called again, it resumes from the last checkpoint of every stage. Raises ValueError if the
         folder has runs of other settings.
         """
-        require_music(self.variants)
-        require_columns(self.variants, self.comparison.evaluation.probes)
+        require_music(self.variants, self.comparison.evaluation.probes)
         runs = self.runs
         if others := other_variants(self.output, self.variants):
             self.log(f"'{self.output}' also has {', '.join(others)}: they stay, and the report leaves them out")

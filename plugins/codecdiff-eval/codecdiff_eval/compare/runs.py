@@ -26,7 +26,7 @@ import torch
 from pydantic import BaseModel
 
 from codecdiff import config
-from codecdiff.config import DiffusionConfig, ExperimentConfig, TrainConfig
+from codecdiff.config import DataConfig, DiffusionConfig, ExperimentConfig, TrainConfig
 from codecdiff.data import CodeStore, find_tracks, open_store
 from codecdiff.data.sealed import read_sealed, write_sealed
 from codecdiff.errors import InvalidValue, MissingFile, UnknownName, did_you_mean
@@ -216,8 +216,11 @@ def _codec_name(variant: Variant) -> str:
     return f"{name}-{hash_of(text.encode())[:8]}"
 
 
-def require_music(variants: Sequence[Variant]) -> None:
-    """Raise FileNotFoundError where the music of a variant is missing, before anything is trained."""
+def require_music(variants: Sequence[Variant], columns: Sequence[str] = ()) -> None:
+    """Raise FileNotFoundError where the music of a variant is missing, before anything is trained.
+
+    columns: of probes. Raises UnknownName for one that no track has.
+    """
     for variant in variants:
         audio = variant.experiment.data.audio
         if audio is None or not audio.exists():
@@ -226,18 +229,17 @@ def require_music(variants: Sequence[Variant]) -> None:
                 f"{', which does not exist' if audio else ''}. Validation tracks are read as audio, not only as codes. "
                 "Name a folder: experiment.data.audio=FOLDER."
             )
+    if columns:
+        _require_columns(variants[0].experiment.data, columns)
 
 
-def require_columns(variants: Sequence[Variant], columns: Sequence[str]) -> None:
-    """Raise UnknownName for a column of probes that no track has, before anything is trained."""
-    data = variants[0].experiment.data
-    if not columns or data.audio is None:
-        return
+def _require_columns(data: DataConfig, columns: Sequence[str]) -> None:
+    """Raise UnknownName for a column that no track has."""
     if data.store and (data.store / "header.json").is_file():
         store = CodeStore(data.store)
         metadata = [store.metadata(i) for i in range(len(store.rows))]
     else:
-        metadata = [track.metadata for track in find_tracks(data.audio)]
+        metadata = [track.metadata for track in find_tracks(data.audio or Path())]
     names = sorted({name for fields in metadata for name in fields})
     for column in columns:
         if column not in names:

@@ -273,7 +273,7 @@ def fit_instrument_probes(clips: ClipEmbeddings, *, at_least: int = MIN_CLIPS_WI
         raise InvalidValue(
             f"A probe learns from at least {at_least} clips that play its instrument and {at_least} that do not, which "
             f"no instrument has among these {len(played)} clips. Add clips: an evaluation needs {4 * at_least} or more "
-            "of the reference, half of which train probes."
+            "of the reference, because one half trains the probes."
         )
     return {name: Probe.fit(clips.grid(), has) for name, has in usable.items()}
 
