@@ -20,13 +20,14 @@ LONG = "a-very-long-name-of-a-part-xyz"
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
-def test_a_package_has_at_most_five_files_in_which_the_names_are_its_own(kind: str, tmp_path: Path) -> None:
+def test_a_package_has_six_files_in_which_the_names_are_its_own(kind: str, tmp_path: Path) -> None:
     folder = write_plugin(kind, "soft-grid", tmp_path / "mine")
     assert folder == tmp_path / "mine" / "codecdiff-soft-grid"
     files = {str(f.relative_to(folder)): f.read_text(encoding="utf-8") for f in folder.rglob("*") if f.is_file()}
     assert files.keys() == {
         "pyproject.toml",
         "README.md",
+        ".gitignore",
         "codecdiff_soft_grid/__init__.py",
         f"codecdiff_soft_grid/{kind}.py",
         f"tests/test_{kind}.py",
@@ -46,7 +47,9 @@ def test_a_package_has_at_most_five_files_in_which_the_names_are_its_own(kind: s
 def test_packages_ask_for_this_codecdiff_and_its_interfaces() -> None:
     major, minor = map(int, codecdiff.__version__.split(".")[:2])
     project = tomllib.loads(templates("codec")["pyproject.toml"])["project"]
-    assert project["dependencies"][0] == f"codecdiff>={major}.{minor},<{major}.{minor + 1}"
+    ours = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    (torch,) = [line for line in ours if line.startswith("torch>")]
+    assert project["dependencies"] == [f"codecdiff>={major}.{minor},<{major}.{minor + 1}", torch]
     parts = [plugin for plugin in registry.scan().plugins if plugin.kind in {f"{kind}s" for kind in SETTINGS}]
     assert all(plugin.supported == 1 for plugin in parts)  # else their groups need a number
 

@@ -31,7 +31,7 @@ SETTINGS = {
 # Where to read how to write what has no template.
 PAGES = dict.fromkeys(("metric", "suite"), "docs/scores.md#add-a-metric") | {"embedder": "docs/embedders.md#write-one"}
 PACKAGE = "codecdiff_part_name"
-SHARED = ("pyproject.toml", "README.md")  # files of all kinds
+SHARED = {"pyproject.toml": "pyproject.toml", "README.md": "README.md", ".gitignore": "gitignore"}  # of all kinds
 MAX_LENGTH = 30  # letters of a name
 
 
@@ -80,7 +80,7 @@ def write_plugin(kind: str, name: str, into: Path | str = ".") -> Path:
 def templates(kind: str) -> dict[str, str]:
     """Return the files of the package for a part of this kind, by their paths in it."""
     own = {f"{PACKAGE}/{file}": f"{kind}/{PACKAGE}/{file}" for file in ("__init__.py", f"{kind}.py")}
-    sources = {**{file: file for file in SHARED}, **own, f"tests/test_{kind}.py": f"{kind}/test_{kind}.py"}
+    sources = {**SHARED, **own, f"tests/test_{kind}.py": f"{kind}/test_{kind}.py"}
     root = files("codecdiff") / "templates"
     return {file: (root / source).read_text(encoding="utf-8") for file, source in sources.items()}
 

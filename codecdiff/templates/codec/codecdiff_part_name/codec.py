@@ -1,7 +1,8 @@
 """The codec `part-name`: a cosine transform of frames, quantized digit by digit.
 
-It works as it is, and sounds like a telephone line. Replace its two networks and its codebooks by your own, and run its
-test after each change. Shapes: b batch, k codebook, d codebook dimension, l latent frame, t audio sample.
+It works as it is, and sounds like a telephone line. Replace `encode_features`, `decode_features` and the codebooks by
+your own, and run its test after each change.
+Shapes: b batch, k codebook, d codebook dimension, l latent frame, t audio sample.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ class PartName(ResidualCodec):
         coefficients = features.sign() * (features.abs() * torch.tensor(1 + MU).log()).expm1() / MU
         return (self.synthesis @ coefficients).mT.flatten(1)[:, None]
 
-    # Override `project_in` and `project_out` if vectors are projected to the width of your networks. Override
-    # `nearest_codes` if they are not looked up by Euclidean distance. Set `rates` if levels have several codes per
-    # frame.
+    # If you override another method that encodes, override `encode_with_continuous`: `encode` and `encode_continuous`
+    # return what it returns. Override `project_in` and `project_out` if vectors are projected to the width of your
+    # networks, and `nearest_codes` if they are not looked up by Euclidean distance. Set `rates` if levels have several
+    # codes per frame.
