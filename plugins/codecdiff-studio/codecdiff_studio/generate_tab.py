@@ -48,8 +48,8 @@ def generate_tab(studio: Studio, add_button: Callable[[Waveform], Any]) -> None:
             results = studio.generate(
                 str(request.session_hash), progress, prompt.prompt(values), sampling.options(values)
             )
-            takes = f"{len(results)} take{'s' * (len(results) > 1)}"
-            message = f"{takes} of {results[0].seconds:.1f} s, seed {results[0].seed}."
+            count = f"{len(results)} take{'s' * (len(results) > 1)}"
+            message = f"{count} of {results[0].seconds:.1f} s, seed {results[0].seed}."
             return results, shown_command(results[0].command), message
         return gr.skip()
 
