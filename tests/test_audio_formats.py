@@ -317,6 +317,11 @@ def test_only_an_mp3_that_counts_its_frames_is_known_to_be_cut_short(tmp_path: P
 # What is not audio
 
 
+def test_a_file_that_does_not_exist_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(BadAudio, match=r"none\.wav' cannot be read as audio: it does not exist\. Check its name\.$"):
+        read_audio(tmp_path / "none.wav", RATE, 1)
+
+
 @pytest.mark.parametrize(
     ("contents", "what"),
     [

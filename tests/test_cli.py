@@ -126,6 +126,17 @@ def test_plugins_can_be_listed_by_name_kind_or_package():
 
 def test_a_command_that_is_misspelled_names_the_nearest():
     assert "No such command 'trian'. Did you mean 'train'?" in run("trian").output
+    for name in ("edit", "remix", "continue", "variation"):
+        assert f"'{name}'. To edit: refine, inpaint, extend, vary, restore." in run(name).output
+
+
+def test_the_help_lists_the_commands_of_the_core_in_groups_and_others_below():
+    core, others = run("--help").output.partition("Generate and edit:")[2].split("From other packages:")
+    available = registry.entries(registry.COMMANDS)
+    for name, plugin in available.items():
+        assert (f"\n  {name} " in core, f"\n  {name} " in others) == (
+            (True, False) if plugin.distribution == registry.CORE else (False, not plugin.problem)
+        )
 
 
 @pytest.fixture

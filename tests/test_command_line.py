@@ -441,6 +441,7 @@ MISTAKES = {
     "inspect none.wav": "File 'none.wav' does not exist. Did you mean 'junk.wav'?",
     "inspect startr": "No model 'startr'. Did you mean 'starter'?",
     "inspect junk.wav": "'junk.wav'",
+    "inspect list.yaml": "'list.yaml' cannot be read as audio: it contains text, not audio. Name an audio file.",
     "inspect folder": "folder does not hold a model: codecdiff.json is missing",
     "refine none.wav --keep 0": "none.wav",
     "inpaint junk.wav --from 0 --to 1": "'junk.wav' cannot be read as audio",

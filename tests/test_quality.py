@@ -156,4 +156,4 @@ def test_a_file_says_how_its_guidance_differs(make_pipeline: Make) -> None:
     shown = json.loads(plain.comment())["stages"]["primary"]
     assert list(shown) == ["scheduler", "num_inference_steps", "guidance_scale"]
     assert describe(fast)["quality"] == "fast"
-    assert "interval [0.3, 0.8]" in describe(fast)["primary"]
+    assert "interval 0.3 to 0.8" in describe(fast)["primary"]

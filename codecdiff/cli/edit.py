@@ -24,11 +24,11 @@ from codecdiff.cli.generate import (
     Seed,
     Steps,
     choose_seed,
+    config_options,
     generate_files,
     load_model,
     new_request,
     options_named,
-    parse_options,
     request_of,
     worded,
 )
@@ -39,14 +39,17 @@ if TYPE_CHECKING:
     from codecdiff.pipeline.pipeline import Pipeline
 
 
+EditPrompt = Annotated[
+    str | None, typer.Option(help="Description of the music; '' for none. Default: the prompt of SOURCE.")
+]
+
+
 def run_edit(
     edit: Edit,
     name: str,
     source: Annotated[Path, typer.Argument(help="Audio file to start from.", show_default=False)],
     output: Output = None,
-    prompt: Annotated[
-        str | None, typer.Option(help="Description of the music; '' for none. Default: the prompt of SOURCE.")
-    ] = None,
+    prompt: EditPrompt = None,
     negative_prompt: NegativePrompt = "",
     model: Model = "starter",
     quality: Quality = None,
@@ -62,15 +65,14 @@ def run_edit(
     allow_local_parts: AllowLocalParts = False,
 ) -> None:
     """Generate audio from audio: the part that all editing commands share."""
-    from codecdiff.files import missing_file, sha256
+    from codecdiff.files import require_file, sha256
 
-    if not source.is_file():
-        raise missing_file(source, "Audio file")
+    require_file(source)
     if output and any(file.exists() and file.samefile(source) for file in numbered(output, num_waveforms)):
         raise FileExists(f"'{output}' is the source itself. Choose another name.")
     default = source.with_name(f"{source.stem}-{name}{source.suffix if source.suffix in ('.wav', '.flac') else '.wav'}")
     files = output_files(output, default, num_waveforms, force=force, is_allowed=request_of)
-    options = parse_options(
+    options = config_options(
         guidance_scale,
         quality=quality,
         num_inference_steps=num_inference_steps,
@@ -79,21 +81,22 @@ def run_edit(
         seed=choose_seed(seed, [] if force else files),
     )
     pipeline = load_model(model, device, allow_download=allow_download, allow_local_parts=allow_local_parts)
-    words = recorded_prompt(source, pipeline) if prompt is None else {"text": prompt}
+    words = prompt_of_source(source, pipeline) if prompt is None else {"text": prompt}
     edited = {"edit": edit, "source": sha256(source), "source_name": source.name}
     request = new_request(pipeline, words, fields, controls, options, **edited)
-    if prompt is None and words:
-        err.print(f"Prompt of the source: {worded(words)} (for none, add --prompt '')", soft_wrap=True)
     generate_files(request, pipeline, files, source, force=force)
 
 
-def recorded_prompt(source: Path, pipeline: Pipeline) -> dict[str, Any]:
-    """Return the prompt that an audio file was generated from, as far as the model reads it, without files."""
+def prompt_of_source(source: Path, pipeline: Pipeline) -> dict[str, Any]:
+    """Return and print the prompt that an audio file was generated from, without what the model does not read."""
     from codecdiff.interfaces import prompt_fields
 
     request, fields = request_of(source), pipeline.conditioner.fields if pipeline.conditioner else ()
-    prompt = prompt_fields(request.prompt) if request else {}
-    return {k: v for k, v in prompt.items() if k in fields and v not in (None, "") and not isinstance(v, dict)}
+    every = prompt_fields(request.prompt).items() if request else ()
+    prompt = {k: v for k, v in every if k in fields and v not in (None, "") and not isinstance(v, dict)}
+    if prompt:
+        err.print(f"Prompt of the source: {worded(prompt)} (for none, add --prompt '')", soft_wrap=True)
+    return prompt
 
 
 def edit_command(edit: Callable[..., Edit]) -> Callable[..., None]:

@@ -131,7 +131,7 @@ def generate(
     default = Path(f"{file_stem(prompt)}-{seed}.wav")
     files = output_files(output, default, num_waveforms, force=force, is_allowed=request_of)
     sampling = {"quality": quality, "num_inference_steps": num_inference_steps, "batch_size": batch_size}
-    options = parse_options(
+    options = config_options(
         guidance_scale,
         loop=loop or None,
         loudness=loudness,
@@ -194,7 +194,7 @@ def options_named() -> Iterator[None]:
         raise InvalidValue(f"Invalid {option} {str(error)[name.end() :]}") from error
 
 
-def parse_options(guidance_scale: list[str] | None, **options: Any) -> GenerationOptions:
+def config_options(guidance_scale: list[str] | None, **options: Any) -> GenerationOptions:
     """Return options of the command line. Raises InvalidValue, which names the option, for a wrong value."""
     from codecdiff.diffusion.guidance import parse_guidance_scale
     from codecdiff.pipeline.generation import GenerationConfig

@@ -109,7 +109,7 @@ def describe(request: GenerationRequest) -> dict[str, str]:
         f"{name}": f"{stage.num_inference_steps} steps of {stage.scheduler}, guidance scale "
         f"{worded(stage.guidance_scale)}"
         + "".join(
-            f", {what} {worded(value)}"
+            f", {what} {' to '.join(map(worded, value)) if isinstance(value, tuple) else worded(value)}"
             for what in ("method", "rescale", "interval")
             if (value := getattr(stage, f"guidance_{what}")) is not None
         )

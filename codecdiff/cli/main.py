@@ -23,6 +23,12 @@ from codecdiff import registry
 from codecdiff.cli.console import errors_as_sentences, out, plain
 
 UsageError: Any = typer.BadParameter.__base__  # of click, or of the copy of it in typer
+GROUPS = {  # of commands, as the help lists them; others are of other packages
+    "Generate and edit": ("generate", "refine", "inpaint", "extend", "vary", "restore", "inspect"),
+    "Train": ("encode", "train", "distill", "push", "replay"),
+    "Look at the installation, and add parts": ("doctor", "plugins", "check", "new-plugin"),
+}
+EDITING = ("continue", "edit", "remix", "variation", "variations")  # what is looked for under other names
 PLACEHOLDERS = {"int": "N", "float": "NUMBER", "path": "PATH"}  # by the first word of a type's name
 
 
@@ -114,9 +120,23 @@ class Commands(TyperGroup):
             load_command(cmd_name, plugin) if plugin.distribution == registry.CORE else PluginCommand(cmd_name, plugin)
         )
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the list of commands, in groups."""
+        commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        grouped = {name for names in GROUPS.values() for name in names}
+        groups = {**GROUPS, "From other packages": [name for name in commands if name not in grouped]}
+        width = max(map(len, commands))
+        for title, names in groups.items():
+            shown = [(name, commands[name]) for name in names if name in commands and not commands[name].hidden]
+            if shown:
+                with formatter.section(title):
+                    texts = [command.get_short_help_str(formatter.width - 6 - width) for _, command in shown]
+                    formatter.write_dl([(name.ljust(width), t) for (name, _), t in zip(shown, texts, strict=True)])
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command that the arguments name. An error names the nearest one."""
         hint = registry.did_you_mean(args[0], names := self.list_commands(ctx))
+        hint = " To edit: refine, inpaint, extend, vary, restore." if args[0] in EDITING else hint
         if hint and args[0] not in names and self.get_command(ctx, args[0]) is None:
             ctx.fail(f"No such command '{args[0]}'.{hint}")
         return super().resolve_command(ctx, args)
@@ -138,7 +158,7 @@ class Commands(TyperGroup):
 
 app = typer.Typer(
     cls=Commands,
-    help="Diffusion models on neural-codec latents, level by level.",
+    help="Generate and edit music with diffusion models, and train your own.",
     no_args_is_help=True,
     rich_markup_mode=None,  # formatting help with rich doubles its time
     pretty_exceptions_enable=False,

@@ -81,8 +81,8 @@ class EditMask:
 
     def is_new(self, hop_length: int, samples: int) -> Tensor:
         """Return (t,), True for the audio samples of frames with codes that are not kept, and of the frames beside."""
-        is_kept = self.keep_mask[0].all(0).cpu()  # the decoder carries a frame into its neighbors
-        beside = [pad(is_kept, (1, 1), value=True)[start : start + self.frames] for start in (0, 1, 2)]
+        keep = self.keep_mask[0].all(0).cpu()  # the decoder carries a frame into its neighbors
+        beside = [pad(keep, (1, 1), value=True)[start : start + self.frames] for start in (0, 1, 2)]
         return (~torch.stack(beside).all(0)).repeat_interleave(hop_length)[:samples]
 
     def keep(self, mask: Tensor) -> Self:

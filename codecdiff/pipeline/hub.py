@@ -87,7 +87,7 @@ def _download(name: str) -> Path:
             return Path(snapshot_download(name, allow_patterns=list(DOWNLOADED), ignore_patterns=list(EXCLUDED)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         beside = map(str, Path(name).parent.iterdir()) if Path(name).parent.is_dir() else ()
-        where = "there is no folder or installed model of that name, and the Hugging Face Hub does not have it or does "
+        where = "no folder or installed model has that name, and the Hugging Face Hub does not have it or does "
         where += f"not answer ({problem or error})"
         raise UnknownName(f"No model '{name}': {where}.{models_hint(name, beside)}") from error
 

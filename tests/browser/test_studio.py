@@ -65,6 +65,7 @@ def generate(page: Page, studio: str, prompt: str, length: int = 1, steps: int =
 def test_music_is_generated_played_and_its_command_shown(new_page: NewPage, studio: str) -> None:
     page = new_page()
     panel = generate(page, studio, NASTY)
+    expect(panel.get_by_label("Seed")).to_have_value("")  # a new one
     expect(panel.locator(".cm-content")).to_contain_text("codecdiff generate")
     command = panel.locator(".cm-content").inner_text()
     assert re.match(r"codecdiff generate 'piano <img src=x onerror=alert\(1\)>' --model starter --seed \d+", command)

@@ -74,14 +74,15 @@ class SamplingFields:
     def of(cls, limits: Limits, *, with_seed: bool = True, **others: Any) -> SamplingFields:
         """Show the fields, and other components after those that are always there."""
         fields: dict[str, Any] = {}
+        short: Any = {"max_length": 10}  # of texts, since a number of Gradio is 0 where it is empty
         choices = [(OWN, ""), *((name, name) for name in QUALITIES)]
         fields["quality"] = gr.Dropdown(choices, value="", label="Quality")
         if with_seed:
-            fields["seed"] = gr.Number(None, label="Seed", precision=0, placeholder="a new one")
+            fields["seed"] = gr.Textbox(label="Seed", placeholder="a new one", **short)
         fields |= others
         with gr.Accordion("Sampling", open=False):
-            fields["num_inference_steps"] = gr.Number(None, label="Steps of every stage", precision=0, placeholder=OWN)
-            fields["guidance_scale"] = gr.Number(None, label="Guidance scale", placeholder=OWN)
+            fields["num_inference_steps"] = gr.Textbox(label="Steps of every stage", placeholder=OWN, **short)
+            fields["guidance_scale"] = gr.Textbox(label="Guidance scale", placeholder=OWN, **short)
             fields["negative_prompt"] = gr.Textbox(
                 label="Negative prompt", max_length=limits.letters, info="What the music should not be like."
             )
@@ -93,17 +94,9 @@ class SamplingFields:
         return list(self.by_name.values())
 
     def options(self, values: Values) -> dict[str, Any]:
-        """Return the options that are not left to the model."""
-        return without_defaults({name: values[field] for name, field in self.by_name.items()})
-
-
-def without_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options without those that are left to the model: empty, zero, or a negative seed."""
-
-    def is_set(name: str, value: Any) -> bool:
-        return value >= 0 if name == "seed" and isinstance(value, int | float) else value not in (None, "", 0)
-
-    return {name: value for name, value in options.items() if is_set(name, value)}
+        """Return the options that are not left to the model, whose fields are not empty."""
+        options = {name: values[field] for name, field in self.by_name.items()}
+        return {name: value for name, value in options.items() if value not in (None, "")}
 
 
 def show_waveforms(waveforms: Sequence[Waveform], add_button: Callable[[Waveform], Any] | None = None) -> None:

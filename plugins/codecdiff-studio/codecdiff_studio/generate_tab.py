@@ -13,7 +13,6 @@ from codecdiff_studio.fields import (
     PromptFields,
     SamplingFields,
     command_box,
-    counted,
     run_buttons,
     show_waveforms,
     shown_command,
@@ -49,7 +48,8 @@ def generate_tab(studio: Studio, add_button: Callable[[Waveform], Any]) -> None:
             results = studio.generate(
                 str(request.session_hash), progress, prompt.prompt(values), sampling.options(values)
             )
-            message = f"{counted(len(results), 'take')} of {results[0].seconds:.1f} s, seed {results[0].seed}."
+            count = f"{len(results)} take{'s' * (len(results) > 1)}"
+            message = f"{count} of {results[0].seconds:.1f} s, seed {results[0].seed}."
             return results, shown_command(results[0].command), message
         return gr.skip()
 

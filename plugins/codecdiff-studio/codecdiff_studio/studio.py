@@ -241,7 +241,7 @@ def shown_errors() -> Iterator[None]:
         except GenerationInterrupted as stop:
             gr.Info(_shown(stop))
         except UserError as error:
-            gr.Warning(_shown(error), title="Error")
+            gr.Warning(_shown(error))
         finally:
             for note in dict.fromkeys(_shown(note.message) for note in notes):
                 gr.Warning(note)
