@@ -124,7 +124,7 @@ class _Explained(ModelMetaclass):
         def __call__(cls, *arguments: Any, **values: Any) -> Any:  # noqa: N805  # of a metaclass
             """Build the model."""
             if arguments:
-                raise UnexpectedOption(f"{cls.__name__} has keyword arguments alone{_example(cls)}.")
+                raise UnexpectedOption(f"{cls.__name__} takes keyword arguments only{_example(cls)}.")
             try:
                 return super().__call__(**values)
             except ValidationError as error:

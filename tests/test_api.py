@@ -463,6 +463,10 @@ def test_sampling_that_is_assigned_keeps_what_it_does_not_set(make_pipeline: Mak
         with pytest.raises(UserError, match=message):
             chosen.sampling = wrong  # pyright: ignore[reportAttributeAccessIssue]
         assert chosen.sampling is sampling
+    other = make_pipeline().stages["secondary"]
+    other.sampling = codecdiff.SamplingConfig(guidance_method="apg", scheduler="euler")
+    other.sampling = sampling  # that of a stage sets everything
+    assert other.sampling == sampling
     assert repr(codecdiff.SamplingConfig(num_inference_steps=6)) == "SamplingConfig(num_inference_steps=6)"
     assert re.fullmatch(
         r"Stage primary: unet, [\d,]+ parameters; dpm\+\+2m, 6 steps, guidance scale 2\.0", repr(chosen)
@@ -553,7 +557,7 @@ def test_presets_that_no_call_could_use_are_refused(make_pipeline: Make, presets
         (lambda: Inpaint(regions=[(1,)]), r"regions\.0\.1 is missing"),
         (lambda: Refine(keep=0), r"expected a list, as in Refine\(keep=\[0, 1\]\)"),
         (lambda: Vary(strength=2), r"Invalid strength=2: expected at most 1\.$"),
-        (lambda: Vary(0.4), r"Vary has keyword arguments alone, as in Vary\(strength=0\.4\)"),  # pyright: ignore[reportCallIssue]
+        (lambda: Vary(0.4), r"Vary takes keyword arguments only, as in Vary\(strength=0\.4\)"),  # pyright: ignore[reportCallIssue]
         (lambda: Vary(), r"Vary needs strength, as in Vary\(strength=0\.4\)"),
     ],
 )

@@ -62,7 +62,7 @@ class SegmentConfig(Config):
     def parse(cls, **options: Any) -> Self:
         """Validate options. Raises ConfigError with a sentence for each that is invalid."""
         try:
-            return cls(**options)
+            return cls.model_validate(options)
         except ValidationError as error:
             issues = [str(issue) if issue.place else issue.problem for issue in validation_issues(error)]
             raise ConfigError(f"Invalid segments: {'; '.join(issues)}.") from error

@@ -241,14 +241,11 @@ class Pipeline(CascadePipeline):
         from codecdiff.pipeline.output import PipelineOutput
         from codecdiff.pipeline.vocabulary import vocabulary_note
 
-        negative, guidance = (
-            settings.negative_prompt,
-            [s.sampling.guidance_scale for s in self.sampled_stages(settings)],
-        )
-        texts = [*prompts, negative]
-        for note in (vocabulary_note(self.conditioner, self.data, texts, self.name), unused_note(negative, guidance)):
-            if note:
-                warnings.warn(note, stacklevel=3)
+        negative = settings.negative_prompt
+        scales = [stage.sampling.guidance_scale for stage in self.sampled_stages(settings)]
+        words = vocabulary_note(self.conditioner, self.data, [*prompts, negative], self.name)
+        for note in filter(None, (words, unused_note(negative, scales))):
+            warnings.warn(note, stacklevel=3)
         count = settings.num_waveforms_per_prompt
         request = self.request("", settings, **edited)
         batch = {} if len(prompts) == 1 else {"batch": None}  # it has samples of other prompts

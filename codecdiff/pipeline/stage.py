@@ -87,6 +87,7 @@ class Stage(Attributes):
                 require_type(value, SamplingConfig, "codecdiff.SamplingConfig(num_inference_steps=20)")
                 if name in vars(self):
                     value = self.with_sampling(**value.model_dump(exclude_unset=True)).sampling
+                value = value.model_copy(update=dict(value))  # of a stage, all options are set
             super().__setattr__(name, value)
 
     def with_sampling(self, **options: Any) -> Self:
