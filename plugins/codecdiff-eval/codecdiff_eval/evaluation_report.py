@@ -255,11 +255,11 @@ def _players(sets: Sets, folder: Path) -> list[Players]:
     tracks = {name: each for name, each in sets.items() if not isinstance(each, NotMeasured)}
     sources = tracks.get(SOURCES, ())
     texts = [_caption(track) for track in sources]
-    numbers = [i for i, text in enumerate(texts) if not text or text not in texts[:i]]  # one clip of each caption
+    firsts = [i for i, text in enumerate(texts) if not text or text not in texts[:i]]  # one clip of each caption
     generated = sorted(tracks.get(GENERATED, ()), key=lambda track: _caption(track) not in texts)[:PLAYERS]
     captions = [_caption(track) for track in generated]
     rows = [(_caption(each), [(each, GENERATED)]) for each in generated]
-    for i in sorted(numbers, key=lambda i: texts[i] not in captions)[:PLAYERS]:
+    for i in sorted(firsts, key=lambda i: texts[i] not in captions)[:PLAYERS]:
         others = [(tracks[name][i], name) for name in (CODEC_RECONSTRUCTION, oracle()) if name in tracks]
         row = [(sources[i], "reference"), *others]
         if texts[i] and texts[i] in captions:
