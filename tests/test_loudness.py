@@ -160,3 +160,14 @@ def test_lossy_coding_does_not_raise_peaks_over_the_limit(suffix: str, loudness:
     else:
         assert 0.7 * HIGHEST < true_peak(decoded).max() <= HIGHEST
     assert GenerationRequest.from_file(file).prompt == {}
+
+
+def test_clipping_that_rounds_to_nothing_is_no_warning() -> None:
+    audio = 0.5 * torch.ones(1, 100_000)
+    audio[0, :4] = 1.1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert make_playable(audio, RATE, "off").max() == 1
+    audio[0, :6] = 1.1
+    with pytest.warns(UserWarning, match=r"0\.01% of the generated samples exceed full scale"):
+        make_playable(audio, RATE, "off")

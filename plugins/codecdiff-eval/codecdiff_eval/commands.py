@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from codecdiff.cli.console import TIME, Force, err, out, progress, select_device
-from codecdiff.errors import InvalidValue
+from codecdiff.errors import InvalidValue, UnknownName
 from codecdiff.files import require_writable
 
 if TYPE_CHECKING:
@@ -198,7 +198,6 @@ def compare(
 
     Run it again to resume where it was interrupted, or in several terminals at once: they share the runs.
     """
-    from codecdiff.cli.train import config_file
     from codecdiff.config import load_config
     from codecdiff_eval.compare.budget import cost_table, describe_costs, make_variants, sampling_warnings
     from codecdiff_eval.compare.config import CompareConfig
@@ -207,8 +206,7 @@ def compare(
     from codecdiff_eval.inputs import load_engine, warn
     from codecdiff_eval.report import console_table
 
-    _refuse_folder(config)
-    file, (cluster, device) = config_file(config, "compare"), load_engine(engine, device, workers)
+    file, (cluster, device) = _comparison_file(config), load_engine(engine, device, workers)
     output = output or Path("runs", file.stem)
     comparison = load_config(CompareConfig, file, overrides or [])
     if not plan:
@@ -226,13 +224,19 @@ def compare(
         out.print(f"{report}: open it in a browser", soft_wrap=True)
 
 
-def _refuse_folder(config: str) -> None:
-    """Raise InvalidValue for a folder, as of a trained model, where a configuration is expected."""
-    if Path(config).is_dir():
+def _comparison_file(config: str) -> Path:
+    """Return the file of a configuration by its name or path. Raises InvalidValue for a folder, as of a model."""
+    from codecdiff.cli.train import config_file
+
+    try:
+        return config_file(config, "compare")
+    except UnknownName as error:
+        if not Path(config).is_dir():
+            raise
         raise InvalidValue(
             f"'{config}' is a folder: expected a YAML file. To compare trained models, write them into one, as in "
             f"variants: {{one: [model={config}], two: [model=FOLDER]}}, with experiment: {{data: {{audio: FOLDER}}}}."
-        )
+        ) from error
 
 
 def log(line: str) -> None:

@@ -253,17 +253,19 @@ def _players(sets: Sets, folder: Path) -> list[Players]:
         return Player(track.file.relative_to(folder).as_posix(), title, generated=title == GENERATED)
 
     tracks = {name: each for name, each in sets.items() if not isinstance(each, NotMeasured)}
-    sources = {_caption(track): (i, track) for i, track in reversed([*enumerate(tracks.get(SOURCES, ()))])}
-    generated = sorted(tracks.get(GENERATED, ()), key=lambda track: _caption(track) not in sources)[:PLAYERS]
+    sources = tracks.get(SOURCES, ())
+    texts = [_caption(track) for track in sources]
+    firsts = [i for i, text in enumerate(texts) if not text or text not in texts[:i]]  # one clip of each caption
+    generated = sorted(tracks.get(GENERATED, ()), key=lambda track: _caption(track) not in texts)[:PLAYERS]
     captions = [_caption(track) for track in generated]
     rows = [(_caption(each), [(each, GENERATED)]) for each in generated]
-    for caption, (i, source) in sorted(sources.items(), key=lambda item: item[0] not in captions)[:PLAYERS]:
+    for i in sorted(firsts, key=lambda i: texts[i] not in captions)[:PLAYERS]:
         others = [(tracks[name][i], name) for name in (CODEC_RECONSTRUCTION, oracle()) if name in tracks]
-        row = [(source, "reference"), *others]
-        if caption and caption in captions:
-            rows[captions.index(caption)][1].extend(row)
+        row = [(sources[i], "reference"), *others]
+        if texts[i] and texts[i] in captions:
+            rows[captions.index(texts[i])][1].extend(row)
         else:
-            rows.append((caption, row))
+            rows.append((texts[i], row))
     shown = [(f"“{caption}”" if caption else "Without text", [player(*each) for each in row]) for caption, row in rows]
     return [Players(title, [each for each in row if each]) for title, row in shown if any(row)]
 
@@ -291,7 +293,8 @@ def _config_tables(rows: Sequence[EvalRow]) -> list[Table]:
     for label, row, config in zip(labels_of(rows), rows, configs, strict=True):
         own = {name: value for name, value in config.items() if name not in common}
         embedding = {name: value for name, value in own.items() if name.startswith("embedding.")}
-        embedders[row.result.config.embedding.name] = embedding
+        name = row.result.config.embedding.name
+        embedders[name if embedders.get(name, embedding) == embedding else f"{name}, {label}"] = embedding
         metrics[label] = {name: value for name, value in own.items() if name not in embedding}
     return [
         _labeled_facts("all results", common),

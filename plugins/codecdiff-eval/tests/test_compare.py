@@ -510,6 +510,7 @@ def test_the_page_of_the_documentation_is_true_and_names_every_setting() -> None
     assert [comparison.trained_model(name) is not None for name in comparison.variants] == [True] * 5
     assert comparison.variant("fast", 0).splitter["name"] == "coarse-first"
     comparison = CompareConfig.model_validate(yaml.safe_load(block))
+    assert sampling_warnings(make_variants(comparison)) == []
     assert comparison.variant("wide", 2).stages["secondary"].denoiser == {"width": 96}
     names = [name for name in CompareConfig.model_fields if name != "evaluation"]
     for name in [*names, *(f"evaluation.{name}" for name in CompareEvalConfig.model_fields)]:

@@ -49,6 +49,7 @@ from codecdiff_eval.suites import load_suite
 from small import RATE, noise, tone, write_music
 from typer.testing import CliRunner
 
+from codecdiff import registry
 from codecdiff.cli import console
 from codecdiff.cli.main import app
 from codecdiff.conditioners import requested_key, requested_tempo
@@ -509,6 +510,7 @@ def test_warnings_of_many_clips_are_shown_once() -> None:
 def test_metrics_and_suites_are_found_by_entry_point() -> None:
     assert load_metric("fad").label == "FAD"
     assert load_metric("tempo").compares == "prompts"
+    assert [name for name in registry.entries("metrics") if not load_metric(name).meaning] == []
     assert load_suite("smoke").select() == {"logmel": ("fad", "fad-shrunk", "kad", "density", "coverage")}
     assert load_suite("paper").select(["mert"], ["kad"]) == {"mert": ("kad",)}
     assert load_suite("paper").select(["mert"]) == {"mert": ("fad", "kad", "density", "coverage")}

@@ -598,7 +598,7 @@ def test_clips_of_one_caption_are_side_by_side(report: EvalReport, tmp_path: Pat
             soundfile.write(file, 0.1 * np.sin(np.arange(4000) / 5), 8000)
         return [Track(file, file.name, (text,)) for file, text in zip(files, captions, strict=True)]
 
-    sources = ("a waltz", "drums", "drums")
+    sources = ("a waltz", "drums", "drums", "", "")
     sets = EvalSets(
         {
             GENERATED: tracks("generated", *(f"tune {i}" for i in range(6)), "drums"),
@@ -607,7 +607,9 @@ def test_clips_of_one_caption_are_side_by_side(report: EvalReport, tmp_path: Pat
         }
     )
     write_evaluation(report, tmp_path, sets)
-    cards = re.findall(r"### “(.*)”\n\n((?:- .*\n)+)", (tmp_path / "report.md").read_text())
+    markdown = (tmp_path / "report.md").read_text()
+    assert markdown.count("### Without text\n") == 2
+    cards = re.findall(r"### “(.*)”\n\n((?:- .*\n)+)", markdown)
     assert {caption: re.findall(r"\((.*?)\)", files) for caption, files in cards} == {
         "drums": ["clips/generated/6.wav", "clips/sources/1.wav", "clips/codec/1.wav"],
         **{f"tune {i}": [f"clips/generated/{i}.wav"] for i in range(3)},

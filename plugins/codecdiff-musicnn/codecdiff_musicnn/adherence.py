@@ -103,4 +103,6 @@ tag_auc = Metric(
     compares="prompts",
     embedder=MusiCNNTags,
     requested=named_instruments,
+    meaning="how often a clip whose prompt names an instrument is tagged with it more than one whose prompt does not, "
+    "the area under the ROC curve: 0.5 is chance, 1 is always",
 )

@@ -128,9 +128,10 @@ def transcribed_keys(rolls: ClipEmbeddings) -> Tensor:
     return torch.tensor([transcribed_key(roll) for roll in rolls.by_clip()])
 
 
-def _metric(label: str, compared: Compared, requested: Callable[[Prompt], object]) -> Metric:
+def _metric(label: str, compared: Compared, requested: Callable[[Prompt], object], meaning: str) -> Metric:
     prepare = partial(agreement_with_prompts, compared=compared, requested=requested)
-    return Metric(label, prepare, "higher", compares="prompts", embedder=NoteRoll, requested=requested)
+    own = {"embedder": NoteRoll, "requested": requested, "meaning": meaning}
+    return Metric(label, prepare, "higher", compares="prompts", **own)
 
 
 _exact, _mode = (
@@ -138,7 +139,10 @@ _exact, _mode = (
 )
 _chords = sequences_compared(transcribed_chords, requested_chords, chords_similarity)
 _melody = sequences_compared(transcribed_melody, requested_melody, sequence_similarity)
-key_from_notes = _metric("key and mode, by notes", _exact, requested_key)
-mode_from_notes = _metric("mode, by notes", _mode, requested_key)
-chords = _metric("chords", _chords, requested_chords)
-melody = _metric("melody", _melody, requested_melody)
+KEY_MEANING = "fraction of clips whose transcribed notes are in the requested key, its tonic and mode"
+MODE_MEANING = "fraction of clips whose transcribed notes are in major or minor as requested"
+SEQUENCE_MEANING = "how much of the requested {} is in the transcribed notes, in order: 1 is all of it and nothing else"
+key_from_notes = _metric("key and mode, by notes", _exact, requested_key, KEY_MEANING)
+mode_from_notes = _metric("mode, by notes", _mode, requested_key, MODE_MEANING)
+chords = _metric("chords", _chords, requested_chords, SEQUENCE_MEANING.format("progression"))
+melody = _metric("melody", _melody, requested_melody, SEQUENCE_MEANING.format("melody"))
