@@ -144,9 +144,9 @@ def check_spec(kind: str, spec: str | Mapping[str, Any]) -> tuple[str, dict[str,
         if key not in available:
             is_parameter = key in inspect.signature(registry.load_entry(kind, name).__init__).parameters
             untyped = f" '{key}' has no type annotation, so it is not an option." if is_parameter else ""
-            known = f"It has: {', '.join(available)}." if available else "It has no options."
+            choices = f"It has: {', '.join(available)}." if available else "It has no options."
             hint = untyped or did_you_mean(key, list(available))
-            raise ConfigError(f"The {kind[:-1]} '{name}' has no option '{key}'. {known}{hint}")
+            raise ConfigError(f"The {kind[:-1]} '{name}' has no option '{key}'. {choices}{hint}")
     return name, values
 
 
