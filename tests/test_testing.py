@@ -483,7 +483,9 @@ def test_options_that_a_part_needs_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("_registered")
 def test_a_part_with_a_tensor_as_an_option_cannot_be_saved() -> None:
-    with pytest.raises(ConfigError, match="'weights' is a Tensor, which cannot be an option: a model cannot be saved"):
+    with pytest.raises(
+        ConfigError, match=r"codec\.weights is a Tensor, which cannot be an option: a model cannot be saved"
+    ):
         to_config("codecs", Weighted(weights=torch.zeros(2)))
 
 
