@@ -285,12 +285,12 @@ def _unknown_group(
     distribution: str, group: str, kinds: Iterable[str], names: tuple[str, ...]
 ) -> Iterator[MetadataIssue]:
     """Yield what is wrong with a group that is not one of ours; nothing if another program may own it."""
-    first, _, rest = group.partition(".")
+    first, _, kind = group.partition(".")
     near = get_close_matches(
         group, [f"codecdiff.{name}" for name in (*kinds, *GROUPS)], n=1, cutoff=0.6 if first == CORE else 0.9
     )
     hint = (f"write '{near[0]}' instead, or " if near else "") + "upgrade codecdiff if it is too old for it"
-    if package := install_hint(KINDS, rest):
+    if package := install_hint(KINDS, kind):
         hint = install_command(package)
     if near or first == CORE:
         text = f"'{group}' is not a group of entry points of this codecdiff"

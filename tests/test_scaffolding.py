@@ -113,10 +113,11 @@ def test_a_folder_that_is_there_and_a_kind_that_is_not_are_refused(tmp_path: Pat
         write_plugin("metric", "mine", tmp_path)
     with pytest.raises(FileExistsError, match="exists already"):
         write_plugin("splitter", "mine", tmp_path)
+    how = "How to write one without a template"
     templates = r"Templates: codec, splitter, conditioner, denoiser\."
     for kind, message in {
-        "wizard": rf"No template 'wizard'\. {templates} docs/plugins\.md#everything-a-package-can-add",
-        "embedder": rf"No template 'embedder'\. {templates} docs/embedders\.md#write-one",
+        "wizard": rf"No template 'wizard'\. {templates} {how}: docs/plugins\.md#everything-a",
+        "embedder": rf"No template 'embedder'\. {templates} {how}: docs/embedders\.md#write-one",
         "codecs": rf"No template 'codecs'\. {templates} Did you mean 'codec'\?",
     }.items():
         with pytest.raises(LookupError, match=message):

@@ -20,7 +20,7 @@ from codecdiff import Part, registry
 from codecdiff.cli import console
 from codecdiff.cli.main import app
 from codecdiff.codecs import NormalizedCodec, ResidualCodec
-from codecdiff.config import ConfigError
+from codecdiff.config import ConfigError, to_config
 from codecdiff.errors import InvalidValue
 from codecdiff.splitters import Parallel
 from codecdiff.testing import (
@@ -316,6 +316,7 @@ def _registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
             "broken": "Broken",
             "absent": "Absent",
             "required": "Required",
+            "weighted": "Weighted",
         },
         "splitters": {"halves": "Halves", "evens": "Evens", "unbuilt": "Unbuilt"},
         "splitters.2": {"late": "Halves"},
@@ -478,6 +479,14 @@ def test_prompts_of_a_file_are_used(tmp_path: Path) -> None:
 def test_options_that_a_part_needs_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"needs a value for: codec\. Its options, set with --set KEY=VALUE: codec"):
         start_checks("normalized", folder=tmp_path)
+
+
+@pytest.mark.usefixtures("_registered")
+def test_a_part_with_a_tensor_as_an_option_cannot_be_saved() -> None:
+    with pytest.raises(
+        ConfigError, match=r"codec\.weights is a Tensor, which cannot be an option: a model cannot be saved"
+    ):
+        to_config("codecs", Weighted(weights=torch.zeros(2)))
 
 
 def test_clips_are_audible_and_always_the_same() -> None:

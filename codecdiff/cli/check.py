@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import traceback
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,7 +38,7 @@ def check(
 
     The exit status is 1 if one fails.
     """
-    from codecdiff.testing.runner import DEBUG, start_checks
+    from codecdiff.testing.runner import start_checks
 
     if not name:
         raise InvalidValue("Name a part to check, as in `codecdiff check parallel`. `codecdiff plugins` lists them.")
@@ -60,11 +61,7 @@ def check(
                 status.update(f"Checked {result.check.name}")
     print_results(results)
     failed = [result for result in results if result.state == "failed"]
-    if context.find_root().params.get("debug"):
-        for cause in (result.cause for result in failed if result.cause):
-            err.print("".join(traceback.format_exception(cause)), soft_wrap=True)
-    elif any(result.cause and not isinstance(result.cause, AssertionError) for result in failed):
-        out.print(DEBUG.format(name=name))
+    print_causes(name, failed, debug=context.find_root().params.get("debug", False))
     if failed:
         raise typer.Exit(1)
 
@@ -103,3 +100,14 @@ def print_results(results: list[Result]) -> None:
     parts += [f"{expected} expected failure{'s' * (expected != 1)}"] * bool(expected)
     parts += [f"{counts['not applicable']} not applicable"] * bool(counts["not applicable"])
     out.print(f"{', '.join(parts)}.")
+
+
+def print_causes(name: str, failed: Sequence[Result], *, debug: bool) -> None:
+    """Print the tracebacks of checks that failed, or how to see those of errors that the part raised."""
+    from codecdiff.testing.runner import DEBUG
+
+    if debug:
+        for cause in (result.cause for result in failed if result.cause):
+            err.print("".join(traceback.format_exception(cause)), soft_wrap=True)
+    elif any(result.cause and not isinstance(result.cause, AssertionError) for result in failed):
+        out.print(DEBUG.format(name=name))

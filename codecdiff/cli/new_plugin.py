@@ -29,7 +29,7 @@ SETTINGS = {
     "denoiser": "denoiser.name=part-name",
 }
 # Where to read how to write what has no template.
-PAGES = dict.fromkeys(("metric", "suite"), "docs/scores.md#add-a-metric") | {"embedder": "docs/embedders.md#write-one"}
+DOCS = dict.fromkeys(("metric", "suite"), "docs/scores.md#add-a-metric") | {"embedder": "docs/embedders.md#write-one"}
 PACKAGE = "codecdiff_part_name"
 SHARED = {"pyproject.toml": "pyproject.toml", "README.md": "README.md", ".gitignore": "gitignore"}  # of all kinds
 MAX_LENGTH = 30  # letters of a name
@@ -54,8 +54,8 @@ def write_plugin(kind: str, name: str, into: Path | str = ".") -> Path:
     FileExists if the package's folder exists, unless it is this very package.
     """
     if kind not in SETTINGS:
-        page = PAGES.get(kind.removesuffix("s"), "docs/plugins.md#everything-a-package-can-add")
-        hint = did_you_mean(kind, SETTINGS) or f" {page} shows how to write other parts and extensions."
+        link = DOCS.get(kind.removesuffix("s"), "docs/plugins.md#everything-a-package-can-add")
+        hint = did_you_mean(kind, SETTINGS) or f" How to write one without a template: {link}"
         raise UnknownName(f"No template '{kind}'. Templates: {', '.join(SETTINGS)}.{hint}")
     name = name.removeprefix("codecdiff-")
     require_good_name(kind, name)

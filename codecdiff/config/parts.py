@@ -144,9 +144,9 @@ def check_spec(kind: str, spec: str | Mapping[str, Any]) -> tuple[str, dict[str,
         if key not in available:
             is_parameter = key in inspect.signature(registry.load_entry(kind, name).__init__).parameters
             untyped = f" '{key}' has no type annotation, so it is not an option." if is_parameter else ""
-            known = f"It has: {', '.join(available)}." if available else "It has no options."
+            choices = f"It has: {', '.join(available)}." if available else "It has no options."
             hint = untyped or did_you_mean(key, list(available))
-            raise ConfigError(f"The {kind[:-1]} '{name}' has no option '{key}'. {known}{hint}")
+            raise ConfigError(f"The {kind[:-1]} '{name}' has no option '{key}'. {choices}{hint}")
     return name, values
 
 
@@ -158,7 +158,9 @@ def with_defaults(kind: str, spec: str | Mapping[str, Any]) -> dict[str, Any]:
     name, values = check_spec(kind, spec)
     options = part_options(kind, name)
     defaults = {
-        key: _plain(option.default, key) for key, option in options.items() if option.default is not option.empty
+        key: _plain(option.default, f"{kind[:-1]}.{key}")
+        for key, option in options.items()
+        if option.default is not option.empty
     }
     for key, value in values.items():
         hint = options[key].annotation
@@ -224,7 +226,9 @@ def to_config(kind: str, part: Any) -> dict[str, Any]:
         )
     name = matches[0].name
     namesakes = [plugin for plugin in registry.installed(kind) if plugin.name == name]
-    values = {key: _plain(value, key) for key, value in part.arguments.items() if key not in part.derived}
+    values = {
+        key: _plain(value, f"{kind[:-1]}.{key}") for key, value in part.arguments.items() if key not in part.derived
+    }
     return {"name": name if len(namesakes) == 1 else f"{matches[0].distribution}:{name}", **values}
 
 
@@ -247,5 +251,5 @@ def _plain(value: Any, option: str) -> Any:
     except PydanticSerializationError as error:
         kind = type(value).__name__
         raise ConfigError(
-            f"'{option}' is a {kind}, which cannot be an option: a model cannot be saved with it."
+            f"{option} is a {kind}, which cannot be an option: a model cannot be saved with it."
         ) from error

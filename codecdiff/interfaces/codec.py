@@ -56,7 +56,7 @@ class Codec(Part, FrozenModule, ABC):
 
     @abstractmethod
     def encode(self, audio: Tensor) -> Tensor:
-        """Encode audio (b, ch, t), t >= 1, to codes (b, k, l), l = ceil(t / hop_length), padded on the right."""
+        """Encode audio (b, ch, t), t >= 1, to int64 codes (b, k, l), l = ceil(t / hop_length), padded on the right."""
 
     @abstractmethod
     def embed(self, codes: Tensor) -> Tensor:
