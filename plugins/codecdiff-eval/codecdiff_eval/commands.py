@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -68,16 +67,6 @@ AllowLocalParts = Annotated[
 ]
 
 
-@contextmanager
-def resumable() -> Iterator[None]:
-    """Let Ctrl+C end a command with a sentence on how to resume it."""
-    try:
-        yield
-    except KeyboardInterrupt as stop:  # of a training, with what it saved
-        sys.exit(str(stop) or "Stopped. Run the same command again to resume.")
-
-
-@resumable()
 def evaluate(
     reference: ReferencePath,
     music: Music = None,
@@ -181,7 +170,6 @@ def write_evaluated(
     (err if as_json else out).print(f"Written: index.html, report.md and report.json in {output}", soft_wrap=True)
 
 
-@resumable()
 def compare(
     config: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Installed configuration, or YAML file.")],
     overrides: Annotated[
