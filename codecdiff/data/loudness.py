@@ -77,9 +77,9 @@ def make_playable(
     """Return decoded audio (ch, t) in [-1, 1], at a loudness in LUFS and with true peaks of at most -1 dBTP.
 
     Peaks are limited by at most 6 dB; audio that would need more stays softer than requested. With None, as of an edit,
-    the level is kept: if audio would clip, its peaks are limited where it `is_new` (t,), and what is left is lowered as
-    a whole. With "off" it is clipped. Warns of audio that is silent, lowered or clipped. Raises InvalidValue for NaN
-    and infinite samples.
+    the level is kept: of audio that would clip, peaks where it `is_new` (t,) are limited, and all is lowered if others
+    are above full scale. With "off" it is clipped. Warns of audio that is silent, lowered or clipped. Raises
+    InvalidValue for NaN and infinite samples.
     """
     if not audio.isfinite().all():
         raise InvalidValue(
@@ -94,30 +94,24 @@ def make_playable(
         audio = _limit(gain * audio, sample_rate)
     elif peak > 1 and loudness is None:
         is_new = torch.zeros(audio.shape[1], dtype=torch.bool) if is_new is None else is_new
-        peaks = true_peak(audio) / torch.where(is_new, MAX_LIMITING, 1.0)
-        gain = 1 / max(1.0, float(peaks.max()))
+        highest = torch.where(is_new, HIGHEST, 1.0)
+        gain = 1 / max(1.0, float((true_peak(audio) / highest / torch.where(is_new, MAX_LIMITING, 1.0)).max()))
         if gain < NOTABLE_GAIN:
             lowered = f"{-20 * math.log10(gain):.1f} dB"
             warnings.warn(f"The whole audio is turned down by {lowered}: otherwise it would clip.", stacklevel=3)
-        audio = _limit(gain * audio, sample_rate, 1.0, is_new)
+        audio = _limit(gain * audio, sample_rate, highest)
     elif (clipped := (audio.abs() > 1).double().mean()) >= 5e-5:  # 0.01 %, as written
         warnings.warn(f"{clipped:.2%} of the generated samples exceed full scale and are clipped.", stacklevel=3)
     return audio.clamp(-1, 1)
 
 
-def _limit(audio: Tensor, sample_rate: int, highest: float = HIGHEST, where: Tensor | None = None) -> Tensor:
-    """Lower the parts of audio (ch, t) around true peaks of more than `highest`, smoothly, from 5 ms before them.
-
-    Peaks that are not at samples `where` (t,) stay.
-    """
-    gain = highest / true_peak(audio).clamp(min=highest)
-    gain = gain if where is None else torch.where(where, gain, 1.0)
+def _limit(audio: Tensor, sample_rate: int, highest: float | Tensor = HIGHEST) -> Tensor:
+    """Lower the parts of audio (ch, t) around true peaks of more than `highest` (t,), smoothly, from 5 ms before."""
+    gain = (highest / true_peak(audio)).clamp(max=1.0)
     half = round(LOOK_AHEAD_S * sample_rate / 2)
     lowest = _moving_minimum(pad(gain, (3 * half, 3 * half), value=1.0), 4 * half + 1)
     limited = audio * _moving_mean(lowest, 2 * half + 1)
-    return limited * (
-        highest / true_peak(limited).max().clamp(min=highest)
-    )  # smoothing leaves a few hundredths of a dB
+    return limited * (highest / true_peak(limited)).min().clamp(max=1.0)  # smoothing leaves a few hundredths of a dB
 
 
 def _moving_minimum(values: Tensor, size: int) -> Tensor:
