@@ -159,12 +159,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 45_602,
-    "lines: core": 18_305,
+    "lines: library in all": 46_824,
+    "lines: core": 19_157,
     "lines: interfaces": 444,
-    "lines: evaluation": 8_492,
-    "lines: must-read set": 5_022,
-    "lines: import closure of the recipe": 8_787,
+    "lines: evaluation": 8_755,
+    "lines: must-read set": 5_245,
+    "lines: import closure of the recipe": 9_987,
     "import levels": 8,
 }
 
