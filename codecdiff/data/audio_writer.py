@@ -10,7 +10,6 @@ import numpy as np
 import soundfile
 from torch import Tensor
 
-from codecdiff.data.audio_format import wave_comment
 from codecdiff.errors import InvalidValue, UnusableFile
 from codecdiff.files import atomic_write
 
@@ -21,6 +20,8 @@ BLOCK = 2**16  # audio samples read or written at once
 
 def keeps_comment(file: Path | str, comment: str) -> bool:
     """Return whether a file of this format keeps such a comment, by trying it in memory: a WAV has room for 32 kB."""
+    from codecdiff.data.audio_format import wave_comment
+
     suffix, stream = Path(file).suffix.lower().lstrip("."), io.BytesIO()
     try:
         with soundfile.SoundFile(stream, "w", 44_100, 1, format=suffix.upper()) as sound:
