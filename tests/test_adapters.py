@@ -315,7 +315,7 @@ def test_train_resume_generate_and_inspect(
     (record,) = request.adapters or []
     assert record.weights == {"primary": 2, "secondary": 2}
     assert GenerationRequest.from_file(tmp_path / "plain.flac").adapters is None
-    assert ") with the adapter run/adapter: primary 1, secondary 1 Pipeline codec" in run(
+    assert ") with the adapter run/adapter: primary 1, secondary 1 Pipeline on cpu" in run(
         "inspect", str(model), "--adapter", str(tmp_path / "run")
     )
     assert f"name its model too, --model MODEL --adapter {tmp_path / 'run'}" in run(

@@ -375,7 +375,8 @@ def test_distill_resume_generate_and_inspect(words: list[str], pipe: Pipeline, t
     refused = ["generate", "a tone", "--model", str(model), "--num-inference-steps", "100", "-o", out, "--force"]
     assert "Stage secondary was distilled to 2 steps" in command(*refused, exit_code=1)
     assert "distilled" in (model / "README.md").read_text()
-    adapter = ["train", "--adapter", "lora", f"start_from={model}", *words[2:]]
+    elsewhere = [f"output={tmp_path / 'adapter'}" if word.startswith("output=") else word for word in words[2:]]
+    adapter = ["train", "--adapter", "lora", f"start_from={model}", *elsewhere]
     assert "secondary of" in (message := command(*adapter, exit_code=1))
     assert "was distilled, which training would undo" in message
 

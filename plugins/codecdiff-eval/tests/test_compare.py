@@ -46,6 +46,7 @@ from codecdiff import Pipeline, config
 from codecdiff.cli.main import app
 from codecdiff.config import ConfigError, DataConfig, TrainConfig
 from codecdiff.data.code_store import CodeStore
+from codecdiff.diffusion.guidance import resolve_guidance
 from codecdiff.errors import UnknownName
 from codecdiff.files import try_lock
 from codecdiff.training.batch import StageData
@@ -628,7 +629,12 @@ def test_a_variant_that_diverges_is_reported_and_the_others_go_on(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings["experiment"]["data"]["audio"] = str(write_music(tmp_path / "music", count=10, seconds=1.2))
-    wild, overflow = "stages.primary.train.learning_rate=1e30", "stages.secondary.sampling.guidance_scale=1e38"
+    wild, overflow = "stages.primary.train.learning_rate=1e30", "stages.secondary.sampling.guidance_scale=77"
+
+    def resolved(scale: Any, conditioner: Any) -> Any:  # no setting may be as large
+        return resolve_guidance(1e38 if scale == 77 else scale, conditioner)
+
+    monkeypatch.setattr("codecdiff.pipeline.cascade.resolve_guidance", resolved)
     guided = [wild, "sampling.guidance_scale=1"]
     settings["variants"] = {
         "wild": [wild],
