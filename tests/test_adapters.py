@@ -300,7 +300,7 @@ def test_train_resume_generate_and_inspect(
     for name in ("stage.json", "log.jsonl", "model.safetensors"):  # as if killed before they were first published
         (home / "primary" / name).unlink()
     run("train", "--adapter", "dora", *settings, "train.max_train_steps=6")
-    assert lines.count("primary: finished before at step 4; continuing to step 6") == 2  # here of the settings, too
+    assert lines.count("primary: previously finished at step 4; continuing to step 6") == 2  # here of the settings, too
     log = [json.loads(line)["step"] for line in (home / "secondary" / "log.jsonl").read_text().splitlines()]
     assert log == [2, 4, 6]
     assert before == {file: file.read_bytes() for file in model.rglob("*") if file.is_file()}

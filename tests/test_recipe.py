@@ -132,7 +132,7 @@ def test_it_trains_saves_samples_and_goes_on(run: Run, capsys: pytest.CaptureFix
     before = (out / "store" / "header.json").stat().st_mtime_ns
     run("train.max_train_steps=6")
     assert (steps(out, "primary"), steps(out, "secondary")) == ([2, 4, 6], [2, 4, 6])
-    assert "finished before at step 4; continuing to step" in capsys.readouterr().err
+    assert "previously finished at step 4; continuing to step" in capsys.readouterr().err
     assert (out / "store" / "header.json").stat().st_mtime_ns == before
     run("train.max_train_steps=6")
     assert steps(out, "primary") == [2, 4, 6]
@@ -367,7 +367,7 @@ def test_a_stage_may_start_from_another_of_this_model_or_of_another(
     run(
         f"output={tmp_path / 'warm'}", "stage=primary", f"stages.primary.start_from={source}", "train.max_train_steps=6"
     )
-    assert "finished before at step 4; continuing to step" in capsys.readouterr().err
+    assert "previously finished at step 4; continuing to step" in capsys.readouterr().err
 
 
 DIT_WORDS = [f"denoiser.{word}" for word in ("name=dit", "width=32", "depth=1", "heads=2", "patch=2")]

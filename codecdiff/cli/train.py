@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,8 +54,8 @@ def train(
     recipe, usual = context.obj or (installed_recipe("discodiff" if adapter is None else "adapter"), usual)
     assumptions = {"devices": devices, "device": device, "utilization": utilization, "hours": hours}
     assumptions = {name: value for name, value in assumptions.items() if value is not None}
-    if name := "device" if any(text.startswith("device=") for text in overrides or ()) else next(iter(assumptions), ""):
-        _require_plan(name, is_plan=plan and name in assumptions)
+    is_new = adapter is None and context.obj is None
+    _check_settings({text.partition("=")[0] for text in overrides or ()}, assumptions, is_plan=plan, is_new=is_new)
     changes = ["allow_changes=true"] if allow_changes else []
     changes += [] if adapter is None else [f"adapter.type={adapter}"]
     file = config_file(config or usual)
@@ -63,9 +63,14 @@ def train(
     recipe(file, [*adapted(overrides or [], file, kind), *changes], assumptions if plan else None)
 
 
-def _require_plan(name: str, *, is_plan: bool) -> None:
-    """Raise InvalidValue for an assumption of a plan without one."""
-    if not is_plan:
+def _check_settings(names: Set[str], assumptions: Mapping[str, Any], *, is_plan: bool, is_new: bool) -> None:
+    """Raise InvalidValue for assumptions of a plan without one, and for a model to start from without an adapter."""
+    if is_new and "start_from" in names:
+        raise InvalidValue(
+            "start_from=MODEL is of adapters: add --adapter lora. Of a stage: stages.primary.start_from."
+        )
+    name = "device" if "device" in names else next(iter(assumptions), "")
+    if name and not (is_plan and name in assumptions):
         raise InvalidValue(
             f"--{name} is for --plan alone. Training uses the first GPU, or the CPU if there is none: select another "
             "with CUDA_VISIBLE_DEVICES, or several with `accelerate launch`."

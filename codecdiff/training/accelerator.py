@@ -121,8 +121,9 @@ def no_progress_note(stage: str, log: Sequence[Mapping[str, Any]], base: float |
         return unchanged if loss >= base else ""
     if (normalized := log[-1].get("normalized_validation_loss", 0.0)) < 0.98:
         return ""
+    how = "hardly predicts" if normalized < 1 else "does not predict"
     return (
-        f"{stage} hardly predicts better than zero, the mean of its latents: expect noise. Its normalized validation "
+        f"{stage} {how} better than zero, the mean of its latents: expect noise. Its normalized validation "
         f"loss is {normalized:.2f}, and 1 for zeros. {advice}"
     )
 

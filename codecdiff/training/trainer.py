@@ -391,13 +391,13 @@ class StageTrainer:
         count, total = self.step_count, self.config.max_train_steps
         note = f"resuming from step {count} of {total}" if count < total else f"already trained for {count} steps"
         if before.get("max_train_steps", total) <= count < total:
-            note = f"finished before at step {count}; continuing to step {total}"
+            note = f"previously finished at step {count}; continuing to step {total}"
         changes = [line for line in self.stage.facts.get("changes", ()) if line.startswith(f"from step {count} on, ")]
         if count >= total:
             own = self.config.model_dump(mode="json", exclude={"max_train_steps"})
             keys = own.keys() & before.keys()
             other = [line for key in sorted(keys) for line in config_differences(before[key], own[key], key, CHANGE)]
-            changes += [f"{', '.join(other)}: not applied, as no step is left"] if other else []
+            changes += [f"{', '.join(other)}: ignored, as no steps are left"] if other else []
         report("; ".join([f"{self.stage.name}: {note}", *changes]))
         parts: dict[str, dict[str, Tensor]] = defaultdict(dict)  # raw, averaged and optimizer
         for name, tensor in tensors.items():

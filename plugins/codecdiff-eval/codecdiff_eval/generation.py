@@ -216,7 +216,7 @@ def counted_warnings() -> Iterator[None]:
     for each in caught:
         causes.setdefault(re.sub(r"\d[\d.,]*", "", str(each.message)), []).append(str(each.message))
     for first, *others in causes.values():
-        warnings.warn(f"In {len(others) + 1} clips, such as: {first}" if others else first, stacklevel=3)
+        warnings.warn(f"{first} Similar in {len(others)} more." if others else first, stacklevel=3)
 
 
 def _instruments_in_text(prompt: EvalPrompt) -> list[str]:

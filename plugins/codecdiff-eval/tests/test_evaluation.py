@@ -502,7 +502,7 @@ def test_warnings_of_many_clips_are_shown_once() -> None:
         for line in lines:
             warnings.warn(line, stacklevel=1)
     assert [str(each.message) for each in shown] == [
-        "In 3 clips, such as: 1.5% of the samples are clipped.",
+        "1.5% of the samples are clipped. Similar in 2 more.",
         "The audio is silent.",
     ]
 

@@ -1,6 +1,6 @@
 """The conditioner `part-name`: a number in the prompt, the beats per minute, as sines and cosines.
 
-It works as it is. Replace it by your own features, and run its test after each change.
+It works as it is. Replace it with your own features, and run its test after each change.
 Shapes: b batch, n token, e embedding.
 """
 

@@ -1,6 +1,6 @@
 """The denoiser `part-name`: a residual network of dilated convolutions over the frames.
 
-It works as it is. Replace it by your own network, and run its test after each change.
+It works as it is. Replace it with your own network, and run its test after each change.
 Shapes: b batch, c channel, l latent frame, n token, e embedding.
 """
 

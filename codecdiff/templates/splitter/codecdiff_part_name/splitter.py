@@ -1,6 +1,6 @@
 """The splitter `part-name`: every other codebook first, then those in between.
 
-It works as it is. Replace it by your own pattern, and run its test after each change.
+It works as it is. Replace it with your own pattern, and run its test after each change.
 Shapes: b batch, k codebook, d codebook dimension, l latent frame, c channel.
 """
 
