@@ -159,12 +159,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 46_831,
-    "lines: core": 19_164,
+    "lines: library in all": 46_841,
+    "lines: core": 19_174,
     "lines: interfaces": 444,
     "lines: evaluation": 8_755,
-    "lines: must-read set": 5_245,
-    "lines: import closure of the recipe": 9_414,
+    "lines: must-read set": 5_255,
+    "lines: import closure of the recipe": 9_424,
     "import levels": 8,
 }
 

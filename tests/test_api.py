@@ -504,6 +504,11 @@ def test_an_attribute_of_other_pipelines_leads_to_that_of_this_one(
             UserError, match=r"Invalid value of type int, 3: expected a (list of stages|stage, such as)"
         ):
             pipe.stages = wrong  # pyright: ignore[reportAttributeAccessIssue]
+    for part in ("codec", "splitter", "conditioner"):
+        with pytest.raises(
+            UserError, match=f"Invalid value of type str, 'dac': expected a {part}, as that of a pipeline"
+        ):
+            setattr(pipe, part, "dac")
     with pytest.raises(UserError, match=r"A Stage has no attribute 'samplng'\. Did you mean 'sampling'\?"):
         pipe.stages[0].samplng = 3  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(UserError, match=r"no attribute 'num_inference_steps'.*stage\.sampling\.num_inference_steps"):

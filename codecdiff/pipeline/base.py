@@ -51,6 +51,9 @@ class StageList(list[Stage]):
         return super().__getitem__(names.index(key))
 
 
+PARTS = {"codec": Codec, "splitter": Splitter, "conditioner": Conditioner}
+
+
 class PipelineState(TypedDict, total=False):
     """What a pipeline has beside its parts: options, where it was loaded from, what was added, and how it runs."""
 
@@ -102,6 +105,13 @@ class BasePipeline(Attributes):
         self._interrupt = False
         self._execution = state.get("execution", Execution())
         self._offload_device = state.get("offload_device")
+
+    if not TYPE_CHECKING:
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name in PARTS and not (name == "conditioner" and value is None):
+                require_type(value, PARTS[name], f"a {name}, as that of a pipeline: pipe.{name}")
+            super().__setattr__(name, value)
 
     @property
     def stages(self) -> StageList:

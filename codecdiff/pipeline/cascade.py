@@ -115,7 +115,7 @@ class CascadePipeline(BasePipeline):
         """Return the stages as these options sample them. Raises InvalidValue for what the model cannot generate."""
         if not partial and (missing := self.stage_names[len(self.stages) :]):
             raise InvalidValue(
-                f"Stage {missing[0]} is not trained yet. Run the command that trains the model again, for all stages."
+                f"Stage {missing[0]} is not trained yet, or was removed. Train all its stages, or load the model again."
             )
         stages = self.sampled_stages(options)
         for stage in stages:
