@@ -67,7 +67,8 @@ def _check_settings(names: Set[str], assumptions: Mapping[str, Any], *, is_plan:
     """Raise InvalidValue for assumptions of a plan without one, and for a model to start from without an adapter."""
     if is_new and "start_from" in names:
         raise InvalidValue(
-            "start_from=MODEL is of adapters: add --adapter lora. Of a stage: stages.primary.start_from."
+            "start_from=MODEL needs --adapter lora. To start one stage from another, set "
+            "stages.secondary.start_from=primary."
         )
     name = "device" if "device" in names else next(iter(assumptions), "")
     if name and not (is_plan and name in assumptions):

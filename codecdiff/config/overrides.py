@@ -153,9 +153,8 @@ def _nearest(name: str, group: type[BaseModel], *, is_elsewhere: bool = False) -
     inner = {key: _group(info.annotation) for key, info in group.model_fields.items()}
     places = {sub: f"{key}.{sub}" for key, fields in inner.items() if fields for sub in fields.model_fields}
     places |= {key: key for key in inner}
-    words = [
-        place for key, place in [*zip(inner, inner, strict=True), *places.items()] if name in key.split("_")
-    ]  # as in train_steps
+    own_first = [*zip(inner, inner, strict=True), *places.items()]
+    words = [place for key, place in own_first if name in key.split("_")]  # as in scale, of guidance_scale
     if place := places.get(OTHER_NAMES.get(name, name)):
         return f" Did you mean '{place}'?"
     return did_you_mean(name, () if is_elsewhere else inner) or (f" Did you mean '{words[0]}'?" if words else "")

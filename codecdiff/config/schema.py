@@ -14,9 +14,8 @@ from codecdiff.errors import InvalidValue
 Target = Literal["codes", "continuous"]  # what is diffused: codebook vectors, or the latents before quantization
 Weight = Annotated[float, Field(allow_inf_nan=False)]
 GuidanceWeight = Annotated[float, Field(ge=0, le=100)]
-Guidance = (
-    GuidanceWeight | dict[str, GuidanceWeight]
-)  # of all conditions, or of each by its name: codecdiff/diffusion/guidance.py
+# Of all conditions, or of each by its name: codecdiff/diffusion/guidance.py
+Guidance = GuidanceWeight | dict[str, GuidanceWeight]
 GuidanceMethod = Literal["cfg", "apg", "cfg-zero-star"]  # codecdiff/diffusion/guidance.py
 Dropout = Annotated[float, Field(ge=0, lt=1)]  # probability of being absent
 Fraction = Annotated[float, Field(ge=0, le=1)]

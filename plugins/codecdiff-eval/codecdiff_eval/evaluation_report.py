@@ -157,8 +157,8 @@ def _overlap(row: EvalRow) -> list[str]:
     others = {name: other.interval for name, other in row.context.items() if isinstance(other, MetricResult)}
     if not (alike := [name for name, each in others.items() if each.low <= own.high and own.low <= each.high]):
         return []
-    which = "everything beside it" if len(alike) == len(others) else ", ".join(alike)
-    return [f"The interval overlaps with that of {which}: these clips are too few to rank them."]
+    which = "those of all values beside it" if len(alike) == len(others) else f"that of {', '.join(alike)}"
+    return [f"The interval overlaps {which}: these clips are too few to rank them."]
 
 
 def console_metrics(rows: Sequence[EvalRow]) -> Table:

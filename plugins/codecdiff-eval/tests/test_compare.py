@@ -563,8 +563,8 @@ def test_a_comparison_is_interrupted_resumes_and_is_written(
     assert "data.audio is gone, which does not exist" in silent.output
     assert "parameters" not in silent.output
     assert not list(output.rglob("*"))
-    unknown = compare("evaluation.probes=[licence]")
-    assert "No track has 'licence', which evaluation.probes names. Columns: license. Did you mean" in unknown.output
+    unknown = compare("evaluation.probes=[lisense]")
+    assert "No track has 'lisense', which evaluation.probes names. Columns: license. Did you mean" in unknown.output
     assert not list(output.rglob("*"))
     monkeypatch.setattr(StageTrainer, "step", interrupted)
     stopped = compare()

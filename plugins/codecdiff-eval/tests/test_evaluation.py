@@ -563,9 +563,9 @@ def test_a_model_is_judged_and_its_folder_gets_the_same_scores(
 def test_the_report_is_printed_as_json_and_has_the_rows_and_columns_of_table_1(
     model: Path, music: Path, texts: Path, tmp_path: Path
 ) -> None:
-    asked = ("--model", model, "--prompts", texts, "--n", 2, "--reference", music, "--seconds", 1, *FAST)
-    asked = (*asked, "--metric", "fad")
-    result = CliRunner().invoke(app, ["evaluate", *map(str, asked), "-o", str(tmp_path / "report"), "--json"])
+    options = ("--model", model, "--prompts", texts, "--n", 2, "--reference", music, "--seconds", 1, *FAST)
+    options = (*options, "--metric", "fad")
+    result = CliRunner().invoke(app, ["evaluate", *map(str, options), "-o", str(tmp_path / "report"), "--json"])
     assert json.loads(result.stdout) == json.loads((tmp_path / "report" / "report.json").read_text())
     assert {row["result"]["name"] for row in json.loads(result.stdout)["rows"]} == {"FAD-per-track", "density", "FAD"}
     table = table_one(EvalReport.read(tmp_path / "report"))

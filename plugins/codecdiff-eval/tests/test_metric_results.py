@@ -574,7 +574,7 @@ def test_the_page_of_a_report_shows_every_value_with_its_context_warnings_and_pr
         line.startswith("- FAD, three clips: The covariance of the evaluated clips has rank 5 of 6") for line in lines
     )
     assert "- Codec reconstruction is not measured for CLAP score, generated; coverage, generated: no codec" in lines
-    assert lines.count("| hash of the weights | 0123abcd |") == 1  # what is common is told once
+    assert lines.count("| hash of the weights | 0123abcd |") == 1  # what is common stands once
     protocol = lines[lines.index("## How it was measured") :]
     assert sum("95%, 200 resamples of the 30 evaluated and 40 reference tracks |" in line for line in protocol) == 2
     assert sum("95%, 200 resamples of the 30 evaluated tracks |" in line for line in protocol) == 1
@@ -626,7 +626,7 @@ def test_each_cause_for_caution_is_named_once_with_its_metrics():
         low, high = result.interval.low + shift, result.interval.high + shift
         other = replace(half, interval=replace(half.interval, low=low, high=high))
         text = " ".join(warnings_of([EvalRow("few", result, {**NONE, SPLIT_HALF: other})]))
-        assert ("overlaps with that of everything beside it: these clips are too few to rank them." in text) == is_alike
+        assert ("overlaps those of all values beside it: these clips are too few to rank them." in text) == is_alike
     rows.append(EvalRow("few", fad(clips(30, 0), reference, resamples=20), NONE))
     assert warnings_of(rows)[0].startswith("FAD-shrunk; KAD; density: With fewer")
 
