@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from accelerate import Accelerator
-from codecdiff.recipes import check_folders  # pyright: ignore[reportMissingImports]  # this folder, as installed
+from codecdiff.recipes import LogConsole, check_folders  # pyright: ignore[reportMissingImports]  # as installed
 from pydantic import Field
-from rich.console import Console
 
 from codecdiff import Pipeline, config, training
 from codecdiff.data.audio_writer import write_audio
@@ -25,7 +24,7 @@ from codecdiff.pipeline import NonFiniteLatents
 from codecdiff.pipeline.model_card import command_line, write_model_card
 from codecdiff.splitters import select_stages
 
-console = Console(stderr=True, log_path=False, width=None if sys.stderr.isatty() else 160)
+console = LogConsole()
 
 
 class Experiment(config.ExperimentConfig):  # the model and its training: codecdiff/config/schema.py

@@ -159,12 +159,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 46_840,
-    "lines: core": 19_173,
+    "lines: library in all": 46_862,
+    "lines: core": 19_178,
     "lines: interfaces": 444,
     "lines: evaluation": 8_755,
-    "lines: must-read set": 5_253,
-    "lines: import closure of the recipe": 9_422,
+    "lines: must-read set": 5_252,
+    "lines: import closure of the recipe": 9_439,
     "import levels": 8,
 }
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from codecdiff.recipes import LogConsole  # pyright: ignore[reportMissingImports]  # as installed
 from test_cli import refused, run
 
 from codecdiff import Pipeline, load, registry
@@ -382,6 +383,11 @@ def test_the_command_for_many_devices_in_the_readme_prints_no_warning_of_acceler
         launch._validate_launch_command(arguments)
         assert arguments.training_script == "recipes/discodiff.py"
     assert not caplog.messages
+
+
+def test_an_entry_of_a_log_in_a_file_is_one_line_as_it_was_written(capsys: pytest.CaptureFixture[str]) -> None:
+    LogConsole().log("music/[live]/" * 40)
+    assert re.fullmatch(r"\[\d\d:\d\d:\d\d\] (music/\[live\]/){40}\n", capsys.readouterr().err)
 
 
 # Errors.

@@ -193,6 +193,14 @@ class Sideways(ManyLevels):
         return super().encode_features(audio).mT
 
 
+class Halved(ManyLevels):
+    """Its decoder returns half of the audio."""
+
+    def decode_features(self, features: torch.Tensor) -> torch.Tensor:
+        audio = super().decode_features(features)
+        return audio[..., : audio.shape[-1] // 2]
+
+
 class Broken(bad_parts.Sound):
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         raise RuntimeError(f"no memory for {codes.numel()} codes")
@@ -272,6 +280,14 @@ def test_a_residual_codec_says_which_method_returns_another_shape() -> None:
     text = r"`project_in`, of Sideways returned \(1, \d+, \d+\); expected \(1, 4, l\) = \(1, d, l\)\."
     with pytest.raises(InvalidValue, match=text):
         Sideways().encode(torch.zeros(1, 1, 9 * Sideways.hop_length))
+
+
+def test_a_residual_codec_says_that_its_decoder_returns_too_little() -> None:
+    codec = Halved()
+    expected = 9 * codec.hop_length
+    text = rf"returned {expected // 2} samples for 9 frames; expected {expected}: hop_length is {codec.hop_length}\."
+    with pytest.raises(InvalidValue, match=text):
+        codec.decode(torch.zeros(1, codec.num_codebooks, 9, dtype=torch.long))
 
 
 def test_failures_say_what_to_change() -> None:

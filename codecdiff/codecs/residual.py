@@ -178,8 +178,13 @@ class ResidualCodec(Codec):
         with exactly(codes.device):
             rows = [self.decode_row(row) for row in codes.long().split(1)]
         self._check_shape("`decode_features`", rows[0], self.channels, "ch, t")
-        audio = torch.cat(rows)
-        return functional.pad(audio, (0, codes.shape[-1] * self.hop_length - audio.shape[-1]))
+        audio, expected = torch.cat(rows), codes.shape[-1] * self.hop_length
+        if (missing := expected - audio.shape[-1]) > self.hop_length:  # networks without padding lose less
+            raise InvalidValue(
+                f"`decode_features` of {type(self).__name__} returned {audio.shape[-1]} samples for "
+                f"{codes.shape[-1]} frames; expected {expected}: hop_length is {self.hop_length}."
+            )
+        return functional.pad(audio, (0, missing))
 
     def _check_shape(self, method: str, returned: Tensor, width: int, names: str) -> None:
         if returned.ndim != 3 or returned.shape[:2] != (1, width):
