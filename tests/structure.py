@@ -159,12 +159,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 46_862,
-    "lines: core": 19_178,
+    "lines: library in all": 46_898,
+    "lines: core": 19_214,
     "lines: interfaces": 444,
     "lines: evaluation": 8_755,
-    "lines: must-read set": 5_252,
-    "lines: import closure of the recipe": 9_439,
+    "lines: must-read set": 5_254,
+    "lines: import closure of the recipe": 9_457,
     "import levels": 8,
 }
 

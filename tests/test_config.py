@@ -156,6 +156,11 @@ def test_numbers_become_strings_where_strings_are_asked_for() -> None:
     assert config.build("splitters", {"name": "grouped", "stages": 0}, num_codebooks=1).arguments["stages"] == "0"
 
 
+def test_a_setting_that_is_no_text_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"Invalid setting 'output=a\\udcff': it is not UTF-8"):
+        config.override({}, config.TrainConfig, ["output=a\udcff"])
+
+
 def test_values_are_read_by_the_type_of_their_field() -> None:
     recipe = over(
         "train.max_train_steps=5", "train.learning_rate=1e-3", "snap_context=false", "prompts=[a, b]", "data.audio=x/y"

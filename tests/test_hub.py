@@ -19,6 +19,7 @@ import pytest
 from small import model_fingerprint
 
 from codecdiff import Pipeline, load
+from codecdiff.errors import InvalidValue
 from codecdiff.huggingface import commit_of, downloads
 from codecdiff.pipeline import checkpoint, push_to_hub
 from codecdiff.pipeline.checkpoint import MODEL_FILE
@@ -215,6 +216,19 @@ def test_a_model_that_others_could_not_load_stays_here(make_pipeline: Make, tmp_
         push_to_hub(tmp_path, "somebody/model")
     with pytest.raises(ValueError, match="Invalid hub id 'model': expected 'owner/name'"):
         push_to_hub("starter", "model")
+
+
+def test_a_damaged_model_stays_here(make_pipeline: Make, tmp_path: Path) -> None:
+    make_pipeline().save_pretrained(tmp_path)
+    spec = json.loads((tmp_path / MODEL_FILE).read_text())
+    spec["codec"]["codec"]["model"] = "somebody/codec"
+    del spec["files"], spec["sha256"]
+    (tmp_path / MODEL_FILE).write_text(json.dumps(spec))
+    weights = tmp_path / "secondary" / "model.safetensors"
+    for damaged in (weights.read_bytes()[:-1], None):
+        weights.write_bytes(damaged) if damaged else weights.unlink()
+        with pytest.raises(InvalidValue, match=r"secondary/model\.safetensors' is (damaged|missing)"):
+            push_to_hub(tmp_path, "somebody/model")
 
 
 def test_a_folder_has_no_commit(dac_folder: Path) -> None:

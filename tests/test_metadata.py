@@ -12,6 +12,7 @@ import pytest
 import soundfile
 from small import RATE
 
+from codecdiff.data import metadata
 from codecdiff.data.metadata import (
     Issue,
     captions_in,
@@ -105,6 +106,23 @@ def test_lines_of_text(tmp_path: Path, issues: list[Issue]) -> None:
     (tmp_path / "t.txt").write_bytes(b"\xef\xbb\xbfone\r\n\n  two  \nna\xefve\rfour")
     assert list(text_lines(tmp_path / "t.txt", issues.append)) == [(1, "one"), (3, "two"), (5, "four")]
     assert [(issue.line, "UTF-8" in issue.what) for issue in issues] == [(4, True)]
+
+
+def test_a_line_or_a_record_has_a_limit(tmp_path: Path, issues: list[Issue], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata, "FIELD_LIMIT", 2**20)
+    with (tmp_path / "t.txt").open("wb") as stream:
+        stream.write(b"one\n")
+        stream.truncate(2**22)
+        stream.seek(0, os.SEEK_END)
+        stream.write(b"\nthree\n")
+    assert list(text_lines(tmp_path / "t.txt", issues.append)) == [(1, "one"), (3, "three")]
+    assert [(issue.line, issue.what) for issue in issues] == [(2, "It has more than 1 million characters.")]
+    issues.clear()
+    monkeypatch.setattr(metadata, "LINE_LIMIT", 10)
+    (tmp_path / "t.csv").write_text("a,b\n" + 'x"y,"w\n' * 20 + "last,row\n" * 12)
+    assert [row["a"] for row in read_table(tmp_path / "t.csv", issues.append)] == ["last"] * 12
+    assert [issue.line for issue in issues] == [*range(2, 22)]
+    assert "a record has more than 10 lines" in issues[0].what
 
 
 def test_captions_of_any_form() -> None:

@@ -19,7 +19,7 @@ from codecdiff.codecs import CodecWrapper, NormalizedCodec
 from codecdiff.config import DataConfig, SamplingConfig, TrainConfig
 from codecdiff.data.code_store import CodeStore
 from codecdiff.diffusion.noise_schedule import training_scheduler
-from codecdiff.errors import UserError
+from codecdiff.errors import InvalidValue, UserError
 from codecdiff.pipeline.checkpoint import MODEL_FILE, load_codec_state
 from codecdiff.pipeline.editing import EditMask, levels_mask
 from codecdiff.pipeline.stage import Stage, stage_shapes
@@ -382,6 +382,11 @@ def test_a_stage_sees_entries_or_raw_samples_as_told(make_pipeline: Make, monkey
 def test_absurd_durations_are_refused(make_pipeline: Make, seconds: float) -> None:
     with pytest.raises(ValueError, match=r"Invalid audio_length_in_s=.*: expected "):
         make_pipeline()("", audio_length_in_s=seconds)
+
+
+def test_a_prompt_that_is_no_text_is_refused(make_pipeline: Make) -> None:
+    with pytest.raises(InvalidValue, match=r"Invalid text 'a\\udcff': it is not UTF-8"):
+        make_pipeline()("a\udcff", audio_length_in_s=0.1)
 
 
 @pytest.mark.parametrize("steps", [0, -3, 101, 10**9])

@@ -346,6 +346,8 @@ def test_yaml_ignores_nothing_and_stays_small() -> None:
         ("a: [*b]", "it has an alias"),
         ("[" + "a," * 200_000 + "]", "it has more than 100,000 values"),
         ("a: !!python/name:os.system", "could not determine a constructor"),
+        ("a: " + ":".join(["1"] * 300) + ".5", "too large to convert"),  # to base 60
+        ("a: 1\nb: " + ":".join(["1"] * 1000), "line 2 has a number of 1,999 digits"),
     ):
         with pytest.raises(BadDocument, match=what):
             parse_yaml(text, "It")

@@ -26,7 +26,7 @@ from codecdiff.config.parts import (
     yaml_value,
 )
 from codecdiff.errors import MissingFile, ValidationIssue, validation_issues
-from codecdiff.files import BadDocument, missing_file, read_yaml
+from codecdiff.files import BadDocument, is_unicode, missing_file, read_yaml
 
 # An option that implies the part it belongs to: `splitter.stages=...` selects the grouped splitter.
 IMPLIED = {("splitters", "stages"): "grouped"}
@@ -52,6 +52,8 @@ def override(data: Mapping[str, Any], model: type[BaseModel], assignments: Seque
     result = deepcopy(dict(data))
     pairs = []
     for assignment in assignments:
+        if not is_unicode(assignment):
+            raise ConfigError(f"Invalid setting {assignment!r}: it is not UTF-8. Rename the file or folder.")
         key, equals, text = assignment.partition("=")
         if not equals:
             example = f"data.audio={assignment}" if Path(assignment).is_dir() else "train.max_train_steps=2000"

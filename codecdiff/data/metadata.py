@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from codecdiff.data.audio import SUFFIXES
 from codecdiff.errors import InvalidValue, MissingFile
@@ -47,6 +47,7 @@ OTHER_SUFFIXES += (".mp2", ".amr")
 SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "@Recycle", "@Recently-Snapshot", "#recycle", "#snapshot", "$RECYCLE.BIN")
 SYSTEM_FOLDERS += ("RECYCLER", "System Volume Information", "lost+found")
 FIELD_LIMIT = 2**24  # characters; Python's own limit is shorter than some biographies
+LINE_LIMIT = 1000  # lines of a record
 NOT_UTF8 = "It holds bytes that are not UTF-8."
 ENCODING_HINT = "Save the file as UTF-8: iconv -f latin1 -t utf-8 FILE."
 
@@ -195,43 +196,50 @@ def _records(file: Path, report: Report) -> Iterator[tuple[int, list[str]]]:
     A quote that is left open takes up lines up to the next quote: its record is reported, and these lines are read.
     """
     tabs = file.suffix.lower() == ".tsv"
-    quoting = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
+    form: Any = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
     csv.field_size_limit(FIELD_LIMIT)
     taken: list[str] = []  # lines of the current record
     again: list[str] = []  # lines that are read again, last one first
 
-    def noted(lines: Iterator[str]) -> Iterator[str]:
-        while text := again.pop() if again else next(lines, ""):
-            taken.append(text)
-            yield text
-
     encoding = _encoding(file)
     errors = "replace" if encoding == "utf-16" else "surrogateescape"  # which UTF-16 knows not
     with file.open(encoding=encoding, errors=errors, newline="") as stream:
-        reader, line = csv.reader(noted(stream), delimiter="\t" if tabs else ",", quoting=quoting), 1
+        reader, line = csv.reader(_noted(stream, taken, again), **form), 1
         while True:
             taken.clear()
+            what, hint, record = "", "Look for a quote that is left open.", list[str]()
             try:
                 record = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                report(Issue(file.name, f"It cannot be read: {error}.", "Look for a quote that is left open.", line))
+                what = f"It cannot be read: {error}."
             else:
                 if not tabs and len(taken) > 1 and "".join(taken).count('"') % 2:
                     what = f"A quote is left open: it takes up this line and the {len(taken) - 1} behind it."
-                    report(Issue(file.name, what, "Close the quote.", line))
-                    again += reversed(taken[1:])
-                    reader, line = csv.reader(noted(stream), quoting=quoting), line + 1
-                    continue
-                if (text := "".join(record).strip()) and _is_text(text, encoding):  # others were decoded as surrogates
-                    yield line, record
-                elif text:
-                    report(Issue(file.name, NOT_UTF8, ENCODING_HINT, line))
-                    if line == 1:  # the header, without which no row can be read
-                        header = ",".join(record).encode(errors="surrogateescape")
-                        yield line, header.decode("cp1252", "replace").split(",")
+                    hint = "Close the quote."
+            if what:
+                report(Issue(file.name, what, hint, line))
+                again += reversed(taken[1:])
+                reader, line = csv.reader(_noted(stream, taken, again), **form), line + 1
+                continue
+            if (text := "".join(record).strip()) and _is_text(text, encoding):  # others were decoded as surrogates
+                yield line, record
+            elif text:
+                report(Issue(file.name, NOT_UTF8, ENCODING_HINT, line))
+                if line == 1:  # the header, without which no row can be read
+                    header = ",".join(record).encode(errors="surrogateescape")
+                    yield line, header.decode("cp1252", "replace").split(",")
             line += len(taken)
+
+
+def _noted(lines: TextIO, taken: list[str], again: list[str]) -> Iterator[str]:
+    """Yield the lines to read `again`, last one first, then those of a stream, and note which were `taken`."""
+    while text := again.pop() if again else lines.readline(FIELD_LIMIT + 1):
+        taken.append(text)
+        if len(taken) > LINE_LIMIT:
+            raise csv.Error(f"a record has more than {LINE_LIMIT:,} lines")
+        yield text
 
 
 def _is_text(text: str, encoding: str) -> bool:
@@ -253,15 +261,20 @@ def text_lines(file: Path, report: Report) -> Iterator[tuple[int, str]]:
 
     A text that is marked as UTF-16 is read as such.
     """
-    contents, encoding = file.read_bytes(), _encoding(file)
-    if encoding == "utf-16":
-        contents = contents.decode("utf-16", errors="replace").encode(errors="replace")
-    for number, line in enumerate(contents.removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
-        text = line.decode(errors="surrogateescape").strip()
-        if not _is_text(text, encoding):
-            report(Issue(file.name, NOT_UTF8, ENCODING_HINT, number))
-        elif text:
-            yield number, text
+    encoding, number = _encoding(file), 0
+    errors = "replace" if encoding == "utf-16" else "surrogateescape"
+    with file.open(encoding=encoding, errors=errors) as stream:
+        while line := stream.readline(FIELD_LIMIT + 1):
+            number += 1
+            if len(line) > FIELD_LIMIT:
+                what = f"It has more than {FIELD_LIMIT // 2**20} million characters."
+                report(Issue(file.name, what, "Divide it into lines.", number))
+                while line and not line.endswith("\n"):
+                    line = stream.readline(FIELD_LIMIT + 1)
+            elif not _is_text(text := line.strip(), encoding):
+                report(Issue(file.name, NOT_UTF8, ENCODING_HINT, number))
+            elif text:
+                yield number, text
 
 
 def json_lines(file: Path, report: Report, types: type | tuple[type, ...] = dict) -> Iterator[tuple[int, Any]]:

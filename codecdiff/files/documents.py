@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from codecdiff.errors import InvalidValue, MissingFile, UnusableFile, did_you_me
 
 MAX_BYTES, MAX_DEPTH, MAX_BITS = 2**24, 64, 1000  # no number of as many bits is too large for a float
 MAX_VALUES = 100_000  # in YAML, which takes 2 kB of memory and 10 us for each
+OF_TAGS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)  # what YAML's raise
+LONG_NUMBER = re.compile(r"[-+]?[\d_:.]{1000,}", re.ASCII)  # colons are those of base 60
 
 
 class BadDocument(InvalidValue):
@@ -86,6 +89,8 @@ def parse_yaml(text: str | bytes, where: str, schema: Any = Any) -> Any:
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if isinstance(event, yaml.AliasEvent):
                 raise ValueError(f"it has an alias, *{event.anchor}; write its value there")
+            if isinstance(event, yaml.ScalarEvent) and LONG_NUMBER.fullmatch(event.value):
+                raise ValueError(f"line {event.start_mark.line + 1} has a number of {len(event.value):,} digits")
             if depth > MAX_DEPTH:
                 raise RecursionError
         document = loader(text)
@@ -93,7 +98,15 @@ def parse_yaml(text: str | bytes, where: str, schema: Any = Any) -> Any:
         if repeated := next(_repeated_keys(node), ""):
             raise ValueError(f"a key stands twice in a mapping, {repeated}")
         value = None if node is None else document.construct_document(node)
-    except (yaml.YAMLError, ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:  # of its tags
+    except (
+        yaml.YAMLError,
+        ArithmeticError,
+        ValueError,
+        RecursionError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ) as error:
         raise BadDocument(f"{where} is not valid YAML: {_reason(error)}.") from error
     return check_schema(value, where, schema)
 

@@ -16,6 +16,7 @@ from torch.nn.functional import pad
 
 from codecdiff.conditioners.requests import require_field
 from codecdiff.errors import InvalidValue, did_you_mean
+from codecdiff.files import is_unicode
 from codecdiff.interfaces import Condition, Conditioner, ConditionTokens, Prompt, prompt_fields
 
 
@@ -45,9 +46,11 @@ def check_fields(prompts: Sequence[Prompt], conditioner: Conditioner | None) -> 
     named = {
         name: value for prompt in prompts for name, value in prompt_fields(prompt).items() if value not in (None, "")
     }
-    for name in named:
+    for name, value in named.items():
         if name not in available:
             require_field(name, fields)
+        if isinstance(value, str) and not is_unicode(value):
+            raise InvalidValue(f"Invalid {name} {value!r}: it is not UTF-8, or holds half of a character.")
     if "text" in named and "text" not in fields:
         reads = f"reads only {', '.join(fields)}" if fields else "was trained without conditions"
         warnings.warn(f"This model {reads}: the text is ignored.", stacklevel=4)

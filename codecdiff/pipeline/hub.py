@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from codecdiff import registry
+from codecdiff.data.sealed import FILES, verify_file
 from codecdiff.errors import InvalidValue, UnknownName, UserError
 from codecdiff.huggingface import downloads, hub_problem
 from codecdiff.pipeline.checkpoint import MODEL_FILE, models_hint, read_config
-from codecdiff.pipeline.stage_folder import STAGE_FILE, read_stage_config
+from codecdiff.pipeline.stage_folder import STAGE_FILE, STATE_FILE, read_stage_config
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 DOWNLOADED = ("*.json", "*.safetensors")  # of a model folder, what loading reads
@@ -42,7 +43,7 @@ def push_to_hub(model: Path | str, name: str, *, private: bool | None = None) ->
     """Upload a model, a folder or the name of an installed one, to the Hugging Face hub, and return its address.
 
     `name` is `owner/name`; `private` matters if the repository is new, and None is the account's default. The state of
-    training is not uploaded. Raises ValueError for a model that others could not load.
+    training is not uploaded. Raises ValueError for a model that others could not load, and DamagedFile.
     """
     folder = _local_folder(model)
     spec = read_config(folder)
@@ -54,6 +55,10 @@ def push_to_hub(model: Path | str, name: str, *, private: bool | None = None) ->
             f"'{folder}' names parts that exist only on this machine: {', '.join(paths)}. Upload them to the hub as "
             f"well, and write their ids to {MODEL_FILE}."
         )
+    for home, described in ((folder, MODEL_FILE), *((folder / stage, STAGE_FILE) for stage in spec["stages"])):
+        files = (spec if home == folder else read_stage_config(home)).get(FILES, {})
+        for file in files.keys() - {STATE_FILE}:
+            verify_file(home / file, {Path(file).name: files[file]}, home / described)
     return upload_folder(folder, name, private)
 
 

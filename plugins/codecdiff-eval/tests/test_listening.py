@@ -298,6 +298,8 @@ def test_votes_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     assert "belongs to another listening test" in run("--analyze", first, again)
     again.write_text(first.read_text().replace('"ab"', '"abx"'))
     assert "cannot be used: mode" in run("--analyze", again)
+    (many,) = vote_files(tmp_path, "ab", [str(i) for i in range(101)], {"eve": [pair("1", "a")]})
+    assert "cannot be used: systems" in run("--analyze", many)
     (empty,) = vote_files(tmp_path, "ab", ["a", "b"], {"eve": []})
     assert "hold no votes" in run("--analyze", empty)
 

@@ -96,7 +96,7 @@ class VotesFile(BaseModel):
     title: Name
     mode: Mode
     rater: Annotated[str, Field(min_length=1, max_length=100)]
-    systems: list[Name]
+    systems: Annotated[list[Name], Field(max_length=100)]
     votes: list[Vote]
 
 
