@@ -22,6 +22,7 @@ from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.errors import InvalidValue, UserError
 from codecdiff.pipeline.checkpoint import MODEL_FILE, load_codec_state
 from codecdiff.pipeline.editing import EditMask, levels_mask
+from codecdiff.pipeline.generation import GenerationConfig
 from codecdiff.pipeline.stage import Stage, stage_shapes
 from codecdiff.testing import check_conditioner, check_denoiser
 from codecdiff.training.batch import StageData
@@ -387,6 +388,8 @@ def test_absurd_durations_are_refused(make_pipeline: Make, seconds: float) -> No
 def test_a_prompt_that_is_no_text_is_refused(make_pipeline: Make) -> None:
     with pytest.raises(InvalidValue, match=r"Invalid text 'a\\udcff': it is not UTF-8"):
         make_pipeline()("a\udcff", audio_length_in_s=0.1)
+    with pytest.raises(InvalidValue, match="it is not UTF-8"):
+        make_pipeline().request("a\udcff", GenerationConfig())
 
 
 @pytest.mark.parametrize("steps", [0, -3, 101, 10**9])

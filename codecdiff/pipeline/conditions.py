@@ -46,14 +46,21 @@ def check_fields(prompts: Sequence[Prompt], conditioner: Conditioner | None) -> 
     named = {
         name: value for prompt in prompts for name, value in prompt_fields(prompt).items() if value not in (None, "")
     }
-    for name, value in named.items():
+    for name in named:
         if name not in available:
             require_field(name, fields)
-        if isinstance(value, str) and not is_unicode(value):
-            raise InvalidValue(f"Invalid {name} {value!r}: it is not UTF-8, or holds half of a character.")
+    for prompt in prompts:
+        require_unicode(prompt)
     if "text" in named and "text" not in fields:
         reads = f"reads only {', '.join(fields)}" if fields else "was trained without conditions"
         warnings.warn(f"This model {reads}: the text is ignored.", stacklevel=4)
+
+
+def require_unicode(prompt: Prompt) -> None:
+    """Raise InvalidValue for a prompt that cannot be written to a file: bytes that are not UTF-8, half of an emoji."""
+    for name, value in prompt_fields(prompt).items():
+        if isinstance(value, str) and not is_unicode(value):
+            raise InvalidValue(f"Invalid {name} {value!r}: it is not UTF-8, or holds half of a character.")
 
 
 def check_control_names(prompts: Sequence[Prompt], conditioner: Conditioner | None) -> None:

@@ -16,7 +16,7 @@ from codecdiff.errors import InvalidValue
 from codecdiff.files import sha256
 from codecdiff.interfaces import Prompt, prompt_fields
 from codecdiff.pipeline.cascade import CascadePipeline, StepCallback
-from codecdiff.pipeline.conditions import check_fields
+from codecdiff.pipeline.conditions import check_fields, require_unicode
 from codecdiff.pipeline.generation import (
     GenerationConfig,
     GenerationOptions,
@@ -152,6 +152,7 @@ class Pipeline(CascadePipeline):
         """
         from codecdiff.pipeline.provenance import GenerationRequest, StageSampling
 
+        require_unicode(prompt)
         is_folder = bool(self.name) and Path(self.name).exists()
         return GenerationRequest(
             codecdiff=__version__,
