@@ -159,12 +159,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 46_906,
-    "lines: core": 19_222,
+    "lines: library in all": 46_898,
+    "lines: core": 19_214,
     "lines: interfaces": 444,
     "lines: evaluation": 8_755,
     "lines: must-read set": 5_255,
-    "lines: import closure of the recipe": 9_465,
+    "lines: import closure of the recipe": 9_457,
     "import levels": 8,
 }
 
