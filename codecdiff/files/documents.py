@@ -16,7 +16,7 @@ from codecdiff.errors import InvalidValue, MissingFile, UnusableFile, did_you_me
 
 MAX_BYTES, MAX_DEPTH, MAX_BITS = 2**24, 64, 1000  # no number of as many bits is too large for a float
 MAX_VALUES = 100_000  # in YAML, which takes 2 kB of memory and 10 us for each
-OF_TAGS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)  # of YAML tags
+OF_TAGS = (ArithmeticError, AttributeError, LookupError, TypeError)  # what a value that is no such tag raises in YAML
 LONG_NUMBER = re.compile(r"[-+]?[\d_:.]{1000,}", re.ASCII)  # colons are those of base 60
 
 
@@ -98,7 +98,7 @@ def parse_yaml(text: str | bytes, where: str, schema: Any = Any) -> Any:
         if repeated := next(_repeated_keys(node), ""):
             raise ValueError(f"a key stands twice in a mapping, {repeated}")
         value = None if node is None else document.construct_document(node)
-    except (yaml.YAMLError, *OF_TAGS) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, *OF_TAGS) as error:
         raise BadDocument(f"{where} is not valid YAML: {_reason(error)}.") from error
     return check_schema(value, where, schema)
 
