@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from codecdiff.files.writing import atomic_write
 if TYPE_CHECKING:  # the command line imports this module, and must start quickly
     from torch import Tensor
 
+BLOCK_BYTES, BLOCKS_AHEAD, FLUSH_BYTES = 2**22, 16, 2**25  # BLOCKS_AHEAD: that are written before they are hashed
 SAFETENSORS_DTYPES = {
     **{f"float{bits}": f"F{bits}" for bits in (16, 32, 64)},
     **{f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)},
@@ -26,20 +29,26 @@ SAFETENSORS_DTYPES = {
 def write_safetensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> str:
     """Write tensors to a safetensors file, whole or not at all, and return its SHA-256.
 
-    They are written one by one, so that no more than one is held twice.
+    They are written one by one, so that no more than one and 64 MB of others are held twice.
     """
     with atomic_write(path) as temporary:
         return save_tensors(temporary, tensors, metadata)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> str:
-    """Write a safetensors file, and return its SHA-256."""
-    digest = hashlib.sha256()
+    """Write a safetensors file, and return its SHA-256. It is hashed while it is written and flushed to the disk."""
+    digest, hashing, unflushed = hashlib.sha256(), deque[Future[None]](), 0
     with path.open("wb") as stream, ThreadPoolExecutor(1) as pool:
         for block in _safetensors_blocks(tensors, metadata):
-            hashing = pool.submit(digest.update, block)  # while it is written
+            hashing.append(pool.submit(digest.update, block))
             stream.write(block)
-            hashing.result()
+            unflushed += len(block)
+            if unflushed > FLUSH_BYTES:
+                stream.flush()
+                os.fsync(stream.fileno())
+                unflushed = 0
+            if len(hashing) > BLOCKS_AHEAD:
+                hashing.popleft().result()
     return digest.hexdigest()
 
 
@@ -60,7 +69,8 @@ def _safetensors_blocks(tensors: Mapping[str, Tensor], metadata: dict[str, str] 
     yield from (len(text).to_bytes(8, "little"), text)
     for name in names:
         flat = tensors[name].detach().cpu().contiguous().reshape(-1)
-        yield flat.view(torch.uint8).numpy().data
+        data = flat.view(torch.uint8).numpy().data
+        yield from (data[start : start + BLOCK_BYTES] for start in range(0, len(data), BLOCK_BYTES))
 
 
 def read_safetensors(path: Path | str, names: Iterable[str] | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
