@@ -345,6 +345,7 @@ def test_bad_settings_are_refused_before_anything_is_written(settings: list[str]
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.integration
 def test_peft_is_imported_only_for_adapters() -> None:
     code = "import sys, codecdiff.pipeline.adapters, codecdiff.pipeline.output; assert 'peft' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

@@ -29,6 +29,7 @@ from codecdiff.training.distillation import DistillConfig
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("plugins/*/README.md"))]
+LONG = [ROOT / "docs" / name for name in ("controls.md", "python.md")]  # which generate music for seconds
 TUTORIALS = sorted((ROOT / "docs").glob("write-a-*.md"))  # they train with the part they write: test_tutorials.py
 NEEDS_NETWORK = {
     f"codecdiff-{name}" for name in ("dac", "encodec", "mimi", "snac", "t5", "minilm", "clap", "vggish", "mert")
@@ -56,7 +57,9 @@ def experiment() -> Any:
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, id=str(page.relative_to(ROOT)), marks=pytest.mark.integration if page in TUTORIALS else ())
+        pytest.param(
+            page, id=str(page.relative_to(ROOT)), marks=pytest.mark.integration if page in [*TUTORIALS, *LONG] else ()
+        )
         for page in PAGES
         if page.parent.name not in NEEDS_NETWORK
     ],

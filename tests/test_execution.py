@@ -27,7 +27,8 @@ def condition(denoiser: Denoiser) -> Condition:
     return Condition({name: ConditionTokens(each, torch.ones(2, 3, dtype=torch.bool)) for name, each in tokens.items()})
 
 
-@pytest.mark.parametrize("name", [pytest.param("unet", marks=pytest.mark.integration), "dit"])
+@pytest.mark.integration
+@pytest.mark.parametrize("name", ["unet", "dit"])
 def test_compiled_layers_share_kernels_and_change_neither_result_nor_names(name: str, make_pipeline: Make) -> None:
     from torch._dynamo.utils import counters
 
