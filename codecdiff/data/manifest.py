@@ -133,11 +133,14 @@ class Manifest:
                 f"'{file}' is not a manifest of format {FORMAT}.{lacks} Make one with codecdiff data import."
             )
         try:
-            rows = table.select(SCHEMA.names).cast(SCHEMA).to_pylist(maps_as_pydicts="strict")
+            batches = table.select(SCHEMA.names).cast(SCHEMA).to_batches(2**12)
+            rows = [_row(row, file) for each in batches for row in each.to_pylist(maps_as_pydicts="strict")]
+        except InvalidValue:
+            raise
         except (pa.ArrowException, KeyError, ValueError) as error:  # of a tag that stands twice, too
             raise InvalidValue(f"'{file}' is not a manifest: {error}. Make one with codecdiff data import.") from error
         problem = "" if audio else _place_problem(file, header.audio)
-        return cls(audio or file.parent / header.audio, [_row(row, file) for row in rows], header.facts, problem)
+        return cls(audio or file.parent / header.audio, rows, header.facts, problem)
 
     def write(self, file: Path | str) -> None:
         """Write the manifest, whole or not at all."""

@@ -6,6 +6,7 @@ Audio stays encoded, and is written into a folder of the data set's own within t
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +22,11 @@ from codecdiff.data.metadata import CAPTION_FIELDS, Issue, Report, captions_in
 from codecdiff.errors import BrokenPlugin, InvalidValue, MissingFile, UserError
 from codecdiff.files import atomic_write, read_json
 from codecdiff.huggingface import downloads, hub_problem
+from codecdiff_datasets.importers.content import check_content
 from codecdiff_datasets.importers.folder import tags_of
 from codecdiff_datasets.licenses import license_name
 
+BUILDERS = ("arrow", "audiofolder", "csv", "json", "parquet", "text", "webdataset")
 OWN_COLUMNS = {"artist": ("artist", "artist_name"), "title": ("title", "name"), "license": ("license", "licence")}
 IDS = ("track", "id", "track_id", "ytid")  # columns used as names of tracks unless --id-column is set
 
@@ -60,14 +63,19 @@ def load_splits(name: str) -> dict[str, Any]:
         if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
             for file in (folder / "dataset_dict.json", folder / "state.json", *folder.glob("*/state.json")):
                 if file.is_file():
-                    _check_files(name, [str(file.parent / path) for path in read_json(file, _SavedFiles).paths])
+                    paths = [str(file.parent / path) for path in read_json(file, _SavedFiles).paths]
+                    _check_files(name, paths)
+                    for path in filter(os.path.isfile, paths):
+                        check_content(Path(path))
             loaded = datasets.load_from_disk(name)
         else:
             problem = "" if folder.is_dir() else hub_problem()
             with downloads(not problem):  # without a connection, what was downloaded before still loads
                 builder = datasets.load_dataset_builder(name)
                 _check_files(name, [path for files in (builder.config.data_files or {}).values() for path in files])
-                builder.download_and_prepare()
+                if builder.name not in BUILDERS:
+                    raise InvalidValue(f"The data set '{name}' has files of '{builder.name}', which are not read.")
+                builder.download_and_prepare(dl_manager=_manager(builder))
                 loaded = builder.as_dataset()
     except UserError:
         raise
@@ -77,6 +85,22 @@ def load_splits(name: str) -> dict[str, Any]:
     if isinstance(loaded, dict):
         return {str(split): table for split, table in loaded.items()}
     return {str(loaded.split or ""): loaded}
+
+
+def _manager(builder: Any) -> Any:
+    """Return a download manager that checks what it has fetched, or found, before it is read."""
+    import datasets
+    from datasets.utils.py_utils import NestedDataStructure
+
+    class CheckedDownloads(datasets.DownloadManager):
+        def download(self, url_or_urls: Any) -> Any:
+            paths = super().download(url_or_urls)
+            for path in NestedDataStructure(paths).flatten():
+                check_content(Path(path))
+            return paths
+
+    options = {"token": builder.token, "storage_options": builder.storage_options, "use_etag": False}
+    return CheckedDownloads(builder.dataset_name, download_config=datasets.DownloadConfig(**options))
 
 
 class _SavedFiles(BaseModel):
