@@ -17,11 +17,12 @@ from codecdiff.files.hashes import DamagedFile
 
 MAX_ROWS = 2**25
 FREE_BYTES, GROWTH = 2**26, 32  # a file may take as many bytes, and as many times its own size
-MAX_FOOTER, MAX_COLUMNS, MAX_DEPTH = 2**25, 5000, 32
+MAX_FOOTER, MAX_COLUMNS, MAX_DEPTH = 2**24, 5000, 32
 MAX_HEADER = 2**24  # bytes of a page's, as in Arrow
 WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8, "INT96": 8, "BYTE_ARRAY": 4}
 LEVELS = 8  # bytes that the place of a value in lists takes
 MAX_RUNS = 2**21  # in a page of indices
+CODECS = {1: "snappy", 2: "gzip", 4: "brotli", 6: "zstd", 7: "lz4_raw"}
 DATA, DICTIONARY, DATA_V2 = 0, 2, 3  # types of pages
 OF_DICTIONARY, DELTA_BYTE_ARRAY = (2, 8), 7  # encodings
 
@@ -36,19 +37,17 @@ def check_parquet_size(path: Path | str, encoded: Collection[str] = ()) -> None:
 
     size = require_file(path).stat().st_size
     with Path(path).open("rb") as stream:
-        _check_footer(stream, path)
+        footer = _read_footer(stream, path)
         with pq.ParquetFile(stream) as file:
-            metadata, leaves = file.metadata, dictionary_leaves(file, encoded).values()
-            groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-            num_rows = max(metadata.num_rows, sum(group.num_rows for group in groups))
-            if num_rows > min(MAX_ROWS, size) or metadata.num_rows < 0:
+            schema, leaves = file.schema, dictionary_leaves(file, encoded).values()
+            num_rows = max(file.metadata.num_rows, sum(group.get(3, 0) for group in footer))
+            if num_rows > min(MAX_ROWS, size) or file.metadata.num_rows < 0:
                 raise DamagedFile(f"'{path}' states {num_rows:,} rows in {size:,} bytes: it is damaged.")
         limit, total = FREE_BYTES + GROWTH * size, 0
-        for group in groups:
-            for i in range(metadata.num_columns):
-                column, leaf = group.column(i), metadata.schema.column(i)
+        for group in footer:
+            for leaf, chunk in zip(map(schema.column, range(len(schema.names))), group.get(1, []), strict=True):
                 try:
-                    total += _chunk_bytes(stream, column, leaf, limit - total, leaf.path in leaves)
+                    total += _chunk_bytes(stream, chunk[3], leaf, limit - total, leaf.path in leaves)
                 except (AttributeError, LookupError, TypeError, struct.error) as error:  # of a number that is wrong
                     raise ValueError(f"the pages of its column '{leaf.path[:60]}' are damaged") from error
                 if total > limit:
@@ -71,7 +70,7 @@ def dictionary_leaves(file: Any, columns: Collection[str]) -> dict[str, str]:
     return {name: leaves[name] for name, kind in fields.items() if kind in kinds and name in leaves}
 
 
-def _chunk_bytes(stream: BinaryIO, column: Any, leaf: Any, limit: int, is_encoded: bool) -> int:
+def _chunk_bytes(stream: BinaryIO, column: dict[int, Any], leaf: Any, limit: int, is_encoded: bool) -> int:
     """Return how many bytes one column of a row group takes, at most; the count ends once it is over the limit."""
     width = leaf.length if leaf.physical_type == "FIXED_LEN_BYTE_ARRAY" else WIDTHS[leaf.physical_type]
     width += LEVELS if leaf.max_repetition_level else 0
@@ -94,7 +93,7 @@ def _chunk_bytes(stream: BinaryIO, column: Any, leaf: Any, limit: int, is_encode
     return total + (0 if is_encoded else _text_bytes(stream, column, leaf, limit - total))
 
 
-def _text_bytes(stream: BinaryIO, column: Any, leaf: Any, limit: int) -> int:
+def _text_bytes(stream: BinaryIO, column: dict[int, Any], leaf: Any, limit: int) -> int:
     """Return how many bytes the texts of a column take, each as often as it stands there; over the limit it ends."""
     import numpy as np
 
@@ -123,11 +122,11 @@ class _Page(NamedTuple):
     is_packed: bool
 
 
-def _pages(stream: BinaryIO, column: Any) -> Iterator[_Page]:
+def _pages(stream: BinaryIO, column: dict[int, Any]) -> Iterator[_Page]:
     """Yield every page of a column, as Arrow finds them."""
-    starts = [column.dictionary_page_offset if column.has_dictionary_page else None, column.data_page_offset]
-    position = min(start for start in starts if start is not None)
-    end, remaining = position + column.total_compressed_size, column.num_values
+    position, dictionary = column[9], column.get(11, 0)
+    position = dictionary if 0 < dictionary < position else position
+    end, remaining = position + column[7], column[5]
     while remaining > 0 and position < end:
         header, length = _page_header(stream, position)
         kind, size, packed = header[1], header[2], header[3]
@@ -144,17 +143,16 @@ def _pages(stream: BinaryIO, column: Any) -> Iterator[_Page]:
         position += length + packed
 
 
-def _unpack(stream: BinaryIO, column: Any, page: _Page) -> bytes:
+def _unpack(stream: BinaryIO, column: dict[int, Any], page: _Page) -> bytes:
     """Return the data of a page, without levels that stand in front of what is packed."""
     import pyarrow as pa
 
     skipped = max(page.levels, 0)
     stream.seek(page.start + skipped)
     data = stream.read(page.packed - skipped)
-    if column.compression == "UNCOMPRESSED" or not page.is_packed or not data:
+    if not column[4] or not page.is_packed or not data:
         return data
-    codec = {"LZ4": "lz4_raw"}.get(column.compression, column.compression.lower())
-    return pa.decompress(data, page.size - skipped, codec, asbytes=True)
+    return pa.decompress(data, page.size - skipped, CODECS[column[4]], asbytes=True)
 
 
 def _text_lengths(data: bytes) -> Iterator[int]:
@@ -193,7 +191,7 @@ def _runs(data: bytes, page: _Page, leaf: Any) -> Iterator[tuple[Any, int]]:
             i += size
 
 
-# Thrift's compact protocol, in which parquet files describe themselves
+# Thrift's compact protocol, in which parquet files describe themselves. Fields have the numbers of parquet.thrift
 
 
 def _page_header(stream: BinaryIO, position: int) -> tuple[dict[int, Any], int]:
@@ -211,19 +209,26 @@ def _page_header(stream: BinaryIO, position: int) -> tuple[dict[int, Any], int]:
             length *= 2**4
 
 
-def _check_footer(stream: BinaryIO, path: Path | str) -> None:
-    """Raise DamagedFile if what a file says of itself is too large or too deep for Arrow to read."""
+def _read_footer(stream: BinaryIO, path: Path | str) -> list[dict[int, Any]]:
+    """Return what a file says of its row groups, with fields by number.
+
+    Raises DamagedFile if what it says of itself is too large or too deep for Arrow to read.
+    """
     size = stream.seek(0, os.SEEK_END)
     stream.seek(max(size - 8, 0))
     length = int.from_bytes(stream.read(4), "little")
     if size < 12 or stream.read(4) != b"PAR1" or length > size - 8:
-        return  # no parquet file, as Arrow says
+        raise ValueError("its end is not that of one")
     if length > MAX_FOOTER:
         raise DamagedFile(f"'{path}' says {length:,} bytes of itself: {MAX_FOOTER:,} is the most that is read.")
     stream.seek(size - 8 - length)
     try:
-        children = [each.get(5, 0) for each in _read_struct(stream.read(length), 0, last=2)[0].get(2, [])]
-    except (IndexError, struct.error, RecursionError, AttributeError) as error:
+        footer, _ = _read_struct(stream.read(length), 0)
+        children = [int(element.get(5, 0)) for element in footer[2]]
+        groups = footer[4]
+        if any(not isinstance(chunk[3], dict) for group in groups for chunk in group[1]):
+            raise TypeError
+    except (LookupError, struct.error, AttributeError, TypeError) as error:
         raise ValueError("its footer is damaged") from error
     open_groups: list[int] = []  # how many elements are still to come in each
     deepest = 0
@@ -239,10 +244,11 @@ def _check_footer(stream: BinaryIO, path: Path | str) -> None:
             f"'{path}' has {len(children):,} columns and groups of them, {deepest} deep: at most {MAX_COLUMNS:,}, and "
             f"{MAX_DEPTH} deep, are read."
         )
+    return groups
 
 
-def _read_struct(data: bytes, i: int, depth: int = 0, last: int = 2**15) -> tuple[dict[int, Any], int]:
-    """Return the fields of a struct by their numbers, texts as their lengths, and where it ends; none behind `last`."""
+def _read_struct(data: bytes, i: int, depth: int = 0) -> tuple[dict[int, Any], int]:
+    """Return the fields of a struct by their numbers, texts as their lengths, and where it ends."""
     fields: dict[int, Any] = {}
     number = 0
     while head := data[i]:
@@ -251,8 +257,6 @@ def _read_struct(data: bytes, i: int, depth: int = 0, last: int = 2**15) -> tupl
         if not head >> 4:
             value, i = _varint(data, i)
             number = value >> 1 ^ -(value & 1)
-        if number > last:
-            break
         fields[number], i = _read_value(data, i, head & 15, depth)
     return fields, i + 1
 
