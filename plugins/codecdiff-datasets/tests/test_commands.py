@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,63 @@ def test_nothing_is_written_over_and_nothing_is_left_half(folder: Path) -> None:
     assert len(Manifest.read("all.parquet")) == 2
     run("import folder music -o all.parquet --force")
     assert (folder / "all.parquet").read_bytes() == before
+
+
+def add(music: Path) -> None:
+    write_music(music / "more", count=1, seconds=0.2)
+
+
+def replace(music: Path) -> None:
+    write_music(music.parent / "new", count=1, seconds=0.4)
+    (music.parent / "new" / "0.wav").replace(music / "0.wav")
+
+
+def damage(music: Path) -> None:
+    (music / "1.wav").write_bytes(b"\0" * (music / "1.wav").stat().st_size)
+
+
+def describe(music: Path) -> None:
+    (music / "2.txt").write_text("calm")
+
+
+def copy(music: Path) -> None:
+    os.utime(music / "3.wav", (1, 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        *((change, "changed, added or removed since") for change in (add, replace, describe)),
+        *((change, "copied or replaced since. Copied, it is still right") for change in (damage, copy)),
+        (lambda music: (music / "0.wav").unlink(), "changed, added or removed since"),
+    ],
+)
+def test_a_folder_that_changed_since_it_was_imported_is_noticed(
+    folder: Path, change: Callable[[Path], None], told: str
+) -> None:
+    run("import folder music -o music/all.parquet")  # what is written there is not read
+    run("split music/all.parquet")
+    (folder / "music" / "cover.jpg").write_bytes(b"a")
+    assert "is complete" in run("import folder music -o music/all.parquet").output
+    change(folder / "music")
+    said = run("import folder music -o music/all.parquet", code=1).stderr
+    assert told in said
+    assert "--force" in said
+    run("import folder music -o music/all.parquet --force")
+    assert "is complete" in run("import folder music -o music/all.parquet").output
+
+
+def test_audio_that_was_added_to_published_tables_is_noticed(folder: Path) -> None:
+    (folder / "audio").mkdir()
+    columns = "TRACK_ID\tARTIST_ID\tALBUM_ID\tPATH\tDURATION\tTAGS"
+    (folder / "tags.tsv").write_text(f"{columns}\ntrack_0000001\ta\tb\t0.wav\t0.2\tgenre---rock\n")
+    command = "import jamendo tags.tsv --audio audio -o all.parquet"
+    run(command)
+    assert "is complete" in run(command).output
+    write_music(folder / "audio", count=1, seconds=0.2)
+    assert "added" in run(command, code=1).stderr
+    run(f"{command} --force")
+    assert Manifest.read("all.parquet").rows[0].present
 
 
 def test_outputs_are_named_after_what_is_read(folder: Path) -> None:

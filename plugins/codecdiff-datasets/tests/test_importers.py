@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -14,6 +15,7 @@ import pytest
 import soundfile
 from codecdiff_datasets.importers import hf_datasets as hub
 from codecdiff_datasets.importers import read_data_set
+from codecdiff_datasets.join import read_records
 from small import RATE, tone, write_music
 
 from codecdiff.data.manifest import ManifestRow
@@ -287,6 +289,18 @@ def test_a_data_set_of_the_hub_is_read_with_its_audio(tmp_path: Path) -> None:
         read_data_set("hf", ["nowhere"], issues.append)
 
 
+def write_sounds(folder: Path, ids: list[str]) -> Path:
+    """Write a data set with audio, as anybody may have written it."""
+    folder.mkdir(parents=True)
+    features = {"id": {"dtype": "string", "_type": "Value"}, "audio": {"_type": "Audio"}}
+    schema = pa.schema([("id", pa.string()), ("audio", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))])
+    schema = schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(
+        pa.table({"id": ids, "audio": [sound(i) for i in range(len(ids))]}, schema), folder / "train.parquet"
+    )
+    return folder
+
+
 def test_a_row_of_the_hub_copies_no_file_from_outside_its_data_set(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     datasets.disable_progress_bars()
@@ -307,6 +321,51 @@ def test_a_row_of_the_hub_copies_no_file_from_outside_its_data_set(tmp_path: Pat
     assert copied == {"a": True, "b": False, "c": False, "d": False, "e": True}
     assert [issue.track for issue in issues] == ["b", "c", "d"]
     assert all("outside the data set, which is not read" in issue.what and issue.hint for issue in issues)
+
+
+def test_a_file_of_a_data_set_that_would_fill_the_memory_is_not_read(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    many, long = 40_000, pa.array(["x" * 2**20])
+    repeated = pa.DictionaryArray.from_arrays(pa.array([0] * many, pa.int32()), long)
+    table = pa.table({"track": [str(i) for i in range(many)], "text": repeated})
+    texts = "track,text\n" + "a,b\n" * 2**25
+    files = {
+        "a.parquet": (lambda file: pq.write_table(table, file), "unpacks to more than"),
+        "a.arrow": (lambda file: write_arrow(file, table), "of type dictionary"),
+        "b.arrow": (lambda file: write_arrow(file, pa.table({"a": ["\0" * 2**20]}), "zstd"), "is compressed"),
+        "a.csv": (lambda file: file.write_bytes(b"\0" * 2**20), "is no text"),
+        "a.jsonl": (lambda file: file.write_bytes(b"\0" * 2**20), "is no text"),
+        "a.csv.gz": (lambda file: file.write_bytes(gzip.compress(texts.encode())), "unpacks to more than"),
+        "a.xml": (lambda file: file.write_bytes(b"<a/>"), "files of 'xml', which are not read"),
+    }
+    for name, (make, told) in files.items():
+        (tmp_path / name).mkdir()
+        make(tmp_path / name / name)
+        with pytest.raises(InvalidValue, match=told) as caught:
+            read_data_set("hf", [str(tmp_path / name)], lambda issue: None)
+        assert name in str(caught.value)
+    with pytest.raises(InvalidValue, match="unpacks to more than"):
+        list(read_records(str(tmp_path / "a.parquet" / "a.parquet"), lambda issue: None))
+
+
+def write_arrow(file: Path, table: pa.Table, compression: str | None = None) -> None:
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with pa.ipc.new_stream(file, table.schema, options=options) as stream:
+        stream.write_table(table)
+
+
+def test_ids_that_are_longer_than_names_of_files_are_shortened(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    ids = ["a" * 5000, "a" * 5001, "é" * 200, "é" * 201, "a" + "é" * 115, "short"]
+    folder = write_sounds(tmp_path / "set", ids)
+    issues: list[Issue] = []
+    found = read_data_set("hf", [str(folder)], issues.append, audio=tmp_path / "audio")
+    assert [row.track for row in found] == ids
+    assert len({row.file for row in found}) == len(ids)
+    assert found[-1].file.endswith("/short.wav")
+    assert all((tmp_path / "audio" / row.file).read_bytes() == sound(i)["bytes"] for i, row in enumerate(found))
 
 
 @pytest.mark.parametrize("place", ["{}", "../secret.csv", "file://{}", "link.csv"])

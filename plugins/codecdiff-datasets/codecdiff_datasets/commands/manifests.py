@@ -13,7 +13,7 @@ import typer
 from codecdiff.cli.console import Force, err, folded_table, out, progress
 from codecdiff.errors import FileExists, InvalidValue, MissingFile
 from codecdiff.files import atomic_write_text, require_writable
-from codecdiff_datasets.outputs import ISSUES_SHOWN, beside, new_table, write_manifest
+from codecdiff_datasets.outputs import ISSUES_SHOWN, FolderState, beside, new_table, write_manifest
 
 if TYPE_CHECKING:
     from codecdiff.data.manifest import Manifest, ManifestRow
@@ -87,14 +87,16 @@ def import_data_set(
     """
     from codecdiff.data.manifest import Manifest
     from codecdiff_datasets.audio_check import MISSING, AudioChecker, find_audio
-    from codecdiff_datasets.importers import Columns, audio_folder
+    from codecdiff_datasets.importers import Columns, audio_folder, input_folders
     from codecdiff_datasets.splits import Filter
 
     paths, columns = paths or [], Columns(captions or (), tag_columns or (), id_column)
     check_hf_options(format_name, audio, columns)
     select, depth = Filter(licenses or (), splits or (), tags or ()), check_depth(decode)
     name = Path(paths[0]).resolve().name if paths and format_name in ("folder", "hf") else format_name
-    with new_table(context, output := output or Path(f"{name}.parquet"), force=force) as request:
+    output = output or Path(f"{name}.parquet")
+    state = FolderState.of(*input_folders(format_name, paths, audio, output))
+    with new_table(context, output, force=force, state=state) as request:
         issues: list[Issue] = []
         published = read_source(format_name, paths, issues, audio, columns)
         rows, home = select(published), audio_folder(format_name, paths, audio)

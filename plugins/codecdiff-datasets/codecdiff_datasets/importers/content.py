@@ -18,7 +18,7 @@ from codecdiff.data.audio import SUFFIXES
 from codecdiff.errors import InvalidValue
 from codecdiff.files import check_parquet_size, require_file
 
-FREE_BYTES, GROWTH = 2**28, 100  # of packed texts, which are rarely a tenth of their size
+FREE_BYTES, GROWTH = 2**26, 100  # of packed texts, which are rarely a tenth of their size
 PACKED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 ZSTD, LZ4, ZIP, PARQUET, ARROW = b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"PK\x03\x04", b"PAR1", b"ARROW1"
 TEXTS = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".txt")

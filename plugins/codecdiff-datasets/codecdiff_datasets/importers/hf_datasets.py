@@ -29,6 +29,7 @@ from codecdiff_datasets.licenses import license_name
 BUILDERS = ("arrow", "audiofolder", "csv", "json", "parquet", "text", "webdataset")
 OWN_COLUMNS = {"artist": ("artist", "artist_name"), "title": ("title", "name"), "license": ("license", "licence")}
 IDS = ("track", "id", "track_id", "ytid")  # columns used as names of tracks unless --id-column is set
+MAX_NAME = 230  # bytes; file systems take 255, with digests and suffix
 
 
 @dataclass(frozen=True)
@@ -223,8 +224,8 @@ def _file_name(track: str, sound: Mapping[str, Any] | None) -> str:
 
 
 def _safe(name: str) -> str:
-    """Spell a name with safe letters, and a digest if another name could have the same spelling."""
-    safe = re.sub(r"[^\w-]+", "_", name)
+    """Spell a name with safe letters, no more than names of files have, and a digest if another may be spelled so."""
+    safe = re.sub(r"[^\w-]+", "_", name).encode()[:MAX_NAME].decode(errors="ignore")
     return safe if safe == name else f"{safe}-{_digest(name)}"
 
 
