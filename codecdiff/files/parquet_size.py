@@ -218,7 +218,7 @@ def _read_footer(stream: BinaryIO, path: Path | str) -> list[dict[int, Any]]:
     stream.seek(max(size - 8, 0))
     length = int.from_bytes(stream.read(4), "little")
     if size < 12 or stream.read(4) != b"PAR1" or length > size - 8:
-        raise ValueError("its end is not that of one")
+        raise ValueError("it does not end as one")
     if length > MAX_FOOTER:
         raise DamagedFile(f"'{path}' says {length:,} bytes of itself: {MAX_FOOTER:,} is the most that is read.")
     stream.seek(size - 8 - length)

@@ -82,9 +82,10 @@ def read_parquet(path: Path | str, schema: Any = None, upgrade: Callable[[Any], 
 
 def _place_of_seal(stream: BinaryIO) -> int:
     """Return where in a parquet file its seal is, 0 if it has none. Raises ValueError if only its name is left."""
-    stream.seek(-8, os.SEEK_END)
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(max(size - 8, 0))
     length = int.from_bytes(stream.read(4), "little")
-    if length > MAX_FOOTER:
+    if length > min(MAX_FOOTER, size - 8):
         return 0
     start = stream.seek(-8 - length, os.SEEK_END)
     footer = stream.read(length)  # as it is: damage may hide the names from those who parse it

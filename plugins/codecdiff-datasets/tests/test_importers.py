@@ -310,7 +310,8 @@ def test_a_row_of_the_hub_copies_no_file_from_outside_its_data_set(tmp_path: Pat
     soundfile.write(folder / "audio" / "mine.wav", tone(0.2, 200), RATE)
     (folder / "audio" / "link.wav").symlink_to(secret)
     paths = ["audio/mine.wav", str(secret), "../secret.wav", "audio/link.wav", str(folder / "audio" / "mine.wav")]
-    columns = {"id": list("abcde"), "audio": [{"bytes": None, "path": path} for path in paths]}
+    paths += ["audio/zero\0.wav", "audio/" + "long" * 2000 + ".wav"]
+    columns = {"id": list("abcdefg"), "audio": [{"bytes": None, "path": path} for path in paths]}
     features = datasets.Features({"id": datasets.Value("string"), "audio": datasets.Audio()}).to_dict()
     schema = pa.schema([("id", pa.string()), ("audio", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))])
     schema = schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
@@ -318,8 +319,8 @@ def test_a_row_of_the_hub_copies_no_file_from_outside_its_data_set(tmp_path: Pat
     issues: list[Issue] = []
     found = read_data_set("hf", [str(folder)], issues.append, audio=tmp_path / "audio")
     copied = {row.track: (tmp_path / "audio" / row.file).is_file() for row in found}
-    assert copied == {"a": True, "b": False, "c": False, "d": False, "e": True}
-    assert [issue.track for issue in issues] == ["b", "c", "d"]
+    assert copied == {"a": True, "b": False, "c": False, "d": False, "e": True, "f": False, "g": False}
+    assert [issue.track for issue in issues] == ["b", "c", "d", "f", "g"]
     assert all("outside the data set, which is not read" in issue.what and issue.hint for issue in issues)
 
 
