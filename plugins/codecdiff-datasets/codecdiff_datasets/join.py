@@ -86,7 +86,7 @@ def read_records(name: str, report: Report) -> Iterator[Mapping[str, Any]]:
         if file.is_file():
             raise InvalidValue(f"'{name}' cannot be read: a table ends in .jsonl, .csv, .tsv or .parquet.")
         for table in hf_datasets.load_splits(name).values():
-            for row in hf_datasets.plain_rows(table):
+            for row in hf_datasets.plain_rows(table, name):
                 yield {column: as_json(value) for column, value in row.items()}
     elif not file.is_file():
         raise missing_file(file)

@@ -120,7 +120,8 @@ def read_source(
     with err.status(f"Reading {format_name}") as status:
         rows = read_data_set(format_name, paths, issues.append, audio=audio, columns=columns, progress=status.update)
     if not rows:
-        raise InvalidValue("\n".join(["Nothing could be imported.", *map(str, issues[:ISSUES_SHOWN])]))
+        reason = "" if issues else f" {', '.join(map(repr, paths))} holds no rows."
+        raise InvalidValue("\n".join([f"Nothing could be imported.{reason}", *map(str, issues[:ISSUES_SHOWN])]))
     return rows
 
 

@@ -22,6 +22,7 @@ FREE_BYTES, GROWTH = 2**26, 100  # of packed texts, which are rarely a tenth of 
 PACKED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 ZSTD, LZ4, ZIP, PARQUET, ARROW = b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"PK\x03\x04", b"PAR1", b"ARROW1"
 TEXTS = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".txt")
+MAX_LINE = 2**26  # bytes
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 CAUSE = "it is damaged, or made to fill the memory"
 
@@ -42,13 +43,25 @@ def check_content(file: Path) -> None:
             _check_arrow(file, 8 if start.startswith(ARROW) else 0)
         elif any(start.startswith(each) for each in (ZIP, ZSTD, LZ4, *PACKED)):
             _check_packed(file, start)
-        elif file.suffix.lower() in TEXTS and b"\0" in start and not start.startswith(UTF16):
-            raise InvalidValue(f"'{file}' is no text: it holds zero bytes. Fetch it again.")
+        elif file.suffix.lower() in TEXTS and not start.startswith(UTF16):
+            _check_text(file)
     except InvalidValue:
         raise
     except (pa.ArrowException, OSError, ValueError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())[:200].rstrip(".")
         raise InvalidValue(f"'{file}' cannot be read: {reason}. Fetch it again.") from error
+
+
+def _check_text(file: Path) -> None:
+    """Raise InvalidValue for a file that is no text, or whose lines are longer than any text."""
+    line = 0  # bytes since it began
+    with file.open("rb") as stream:
+        while data := stream.read(2**20):
+            line = len(data) - data.rfind(b"\n") if b"\n" in data else line + len(data)
+            if b"\0" in data:
+                raise InvalidValue(f"'{file}' is no text: it holds zero bytes. Fetch it again.")
+            if line > MAX_LINE and file.suffix.lower() != ".json":  # which may be one line
+                raise InvalidValue(f"'{file}' has a line of more than {MAX_LINE // 2**20} MiB: {CAUSE}.")
 
 
 def _check_packed(file: Path, start: bytes) -> None:
@@ -86,14 +99,13 @@ def _check_arrow(file: Path, skipped: int) -> None:
             if kind := _repeating(field.type):
                 raise InvalidValue(f"'{file}' has a column '{field.name[:60]}' of type {kind}, which is not read.")
         source.seek(skipped)
-        reader = pa.ipc.MessageReader.open_stream(source)
-        while True:
-            try:
-                message = reader.read_next_message()
-            except StopIteration:
-                return
+        for message in pa.ipc.MessageReader.open_stream(source):
             if message.type != "schema" and _is_compressed(message.metadata.to_pybytes()):
                 raise InvalidValue(f"'{file}' is compressed, as `datasets` writes none: save it again without.")
+        source.seek(skipped)
+        rows, size = sum(batch.num_rows for batch in pa.ipc.open_stream(source)), file.stat().st_size
+        if rows > size:
+            raise InvalidValue(f"'{file}' states {rows:,} rows in {size:,} bytes: {CAUSE}.")
 
 
 def _repeating(kind: Any, *, is_inner: bool = False) -> str:

@@ -53,7 +53,6 @@ def load_splits(name: str) -> dict[str, Any]:
     """
     try:
         import datasets
-        from datasets.exceptions import DatasetsError
     except ImportError as error:
         hint = "pip install codecdiff-datasets[hf]"
         raise BrokenPlugin(f"Data sets of the hub need the package datasets: {hint}.") from error
@@ -80,9 +79,9 @@ def load_splits(name: str) -> dict[str, Any]:
                 loaded = builder.as_dataset()
     except UserError:
         raise
-    except (ValueError, OSError, LookupError, RuntimeError, DatasetsError, ImportError) as error:
+    except Exception as error:  # whatever its parsers of YAML, JSON, archives and tables raise
         reason = str(error.__cause__ or error).splitlines() or [type(error).__name__]
-        raise InvalidValue(f"The data set '{name}' cannot be loaded: {problem or reason[0]}") from error
+        raise InvalidValue(f"The data set '{name}' cannot be loaded: {problem or reason[0][:500]}") from error
     if isinstance(loaded, dict):
         return {str(split): table for split, table in loaded.items()}
     return {str(loaded.split or ""): loaded}
@@ -134,19 +133,39 @@ def _home(folder: Path) -> Path:
     return folder.parents[1] if folder.parent.name == "snapshots" else folder
 
 
-def plain_rows(table: Any) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a split of a data set, audio left encoded and labels by their names."""
+def plain_rows(table: Any, name: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a split of a data set of this name, audio left encoded and labels by their names.
+
+    Columns of images and the like, and of several sounds, are None. Raises InvalidValue for a row that cannot be read.
+    """
     import datasets
+    from datasets.features.features import require_decoding
 
     labels: dict[str, Sequence[str]] = {}
+    others: list[str] = []
     for column, feature in table.features.items():
         if isinstance(feature, datasets.Audio):
             table = table.cast_column(column, datasets.Audio(decode=False))
         elif isinstance(feature, datasets.ClassLabel):
             labels[column] = feature.names
-    for row in table:
-        named = {column: names[row[column]] for column, names in labels.items() if row[column] not in (None, -1)}
-        yield {**row, **{column: None for column in labels}, **named}
+        elif require_decoding(feature):
+            others.append(column)
+    rows, number = iter(table.remove_columns(others)), 0
+    while True:
+        number += 1
+        try:
+            row = next(rows, None)
+        except (ValueError, ArithmeticError, LookupError, TypeError) as error:  # of a time that Python has not
+            raise InvalidValue(f"Row {number} of '{name}' cannot be read: {error}. Leave it out.") from error
+        if row is None:
+            return
+        named = {column: _label(names, row[column]) for column, names in labels.items()}
+        yield {**row, **named, **dict.fromkeys(others)}
+
+
+def _label(names: Sequence[str], value: Any) -> str | None:
+    """Return the name of a label, None if it has none."""
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else None
 
 
 def read(name: str, audio: Path | None, columns: Columns, report: Report) -> list[ManifestRow]:
@@ -165,7 +184,7 @@ def read(name: str, audio: Path | None, columns: Columns, report: Report) -> lis
                 raise InvalidValue(f"The data set '{name}' has no column '{column}'. It has: {available}.")
         sounds = [column for column, feature in table.features.items() if isinstance(feature, datasets.Audio)]
         manifest_row = partial(_manifest_row, name, split_name(split), columns, sounds)
-        for number, row in enumerate(plain_rows(table), 1):
+        for number, row in enumerate(plain_rows(table, name), 1):
             new = manifest_row(row, number)
             if new.track in rows:
                 what, field = f"'{new.track}' stands in an earlier row too.", columns.track or "id"
@@ -173,7 +192,7 @@ def read(name: str, audio: Path | None, columns: Columns, report: Report) -> lis
                 continue
             rows[new.track] = new
             if sounds and audio and (problem := _write_sound(row[sounds[0]], name, audio / new.file)):
-                hint = "Store the audio itself, as bytes, or copy the file into the folder of the data set."
+                hint = "Store the audio itself, as bytes, or copy its file into the folder of the data set."
                 report(Issue(f"{name} {split}", problem, hint, number, new.track, sounds[0]))
     return list(rows.values())
 
@@ -239,8 +258,7 @@ def _write_sound(sound: Mapping[str, Any] | None, name: str, file: Path) -> str:
     A row may name a file instead of holding its bytes. It is read only if it lies in the data set: in its folder, or
     for one of the hub in the cache it was fetched into. Returns what is wrong, "" if nothing.
     """
-    if not sound:
-        return ""
+    sound = sound or {}
     data, path = sound.get("bytes"), sound.get("path") or ""
     if data is None and path:
         inside = _inside(path, name)
@@ -248,6 +266,8 @@ def _write_sound(sound: Mapping[str, Any] | None, name: str, file: Path) -> str:
             return f"The audio '{path[:200]}' is a file outside the data set, which is not read."
         if inside.suffix.lower() in SUFFIXES and inside.is_file():
             data = inside.read_bytes()
+    elif not data:
+        return "It holds no audio."
     if data and not (file.is_file() and file.stat().st_size == len(data)):
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(file) as temporary:
