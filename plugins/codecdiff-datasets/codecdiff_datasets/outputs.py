@@ -133,6 +133,8 @@ def _recorded(output: Path, request: str) -> str | None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if not output.is_file():
+        return None
     try:
         metadata = pq.read_schema(output).metadata or {}
     except (pa.ArrowInvalid, OSError):

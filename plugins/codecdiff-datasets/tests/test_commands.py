@@ -157,6 +157,28 @@ def test_audio_that_was_added_to_published_tables_is_noticed(folder: Path) -> No
     assert Manifest.read("all.parquet").rows[0].present
 
 
+def test_pipes_and_folders_in_place_of_files_are_told(folder: Path) -> None:
+    os.mkfifo(folder / "a.parquet")
+    assert "exists already" in run("import folder music -o a.parquet", code=1).stderr
+    os.mkfifo(folder / "b.audio-check.jsonl")
+    run("import folder music -o b.parquet", code=0)
+    (folder / "deb").mkdir()
+    os.mkfifo(folder / "deb" / "a_1.deb")
+    assert "a_1.deb' cannot be read: it is" in run("import game-music deb -o c.parquet", code=1).stderr
+    result = CliRunner().invoke(app, ["data", "import", "folder", "", "-o", "d.parquet"])
+    assert "SOURCE of 'folder' is empty" in result.stderr
+    assert "music/0.wav' is a file" in run("import hf music/0.wav -o d.parquet", code=1).stderr
+
+
+def test_a_working_folder_that_was_deleted_is_told(folder: Path) -> None:
+    (folder / "gone").mkdir()
+    program = "import os, sys; os.rmdir(os.getcwd()); from codecdiff.cli.main import main; main()"
+    command = [sys.executable, "-c", program, "data", "import", "folder", str(folder / "music")]
+    result = subprocess.run(command, cwd=folder / "gone", capture_output=True, text=True)
+    assert result.returncode == 1, result.stderr
+    assert result.stderr == "The working folder does not exist any more: change to another.\n"
+
+
 def test_outputs_are_named_after_what_is_read(folder: Path) -> None:
     run("import folder music")
     run("filter music.parquet")

@@ -65,6 +65,8 @@ def read_data_set(
     """
     if format_name not in FORMATS:
         raise InvalidValue(f"Unknown format '{format_name}': expected one of {', '.join(FORMATS)}.")
+    if "" in paths:
+        raise InvalidValue(f"A SOURCE of '{format_name}' is empty: name a file or a folder, as . for this one.")
     if format_name in DATA_SETS and paths:
         return _read_tables(format_name, [Path(path) for path in paths], report)
     if format_name == "game-music":

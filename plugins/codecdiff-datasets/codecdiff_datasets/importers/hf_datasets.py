@@ -57,6 +57,8 @@ def load_splits(name: str) -> dict[str, Any]:
         hint = "pip install codecdiff-datasets[hf]"
         raise BrokenPlugin(f"Data sets of the hub need the package datasets: {hint}.") from error
     folder, problem = Path(name), ""
+    if folder.is_file():
+        raise InvalidValue(f"'{name}' is a file. Name the folder of the data set.")
     if not folder.is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise MissingFile(f"'{name}' is neither a folder nor a data set of the hub, as in owner/name.")
     try:
