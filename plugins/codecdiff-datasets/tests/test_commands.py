@@ -162,12 +162,25 @@ def test_pipes_and_folders_in_place_of_files_are_told(folder: Path) -> None:
     assert "exists already" in run("import folder music -o a.parquet", code=1).stderr
     os.mkfifo(folder / "b.audio-check.jsonl")
     run("import folder music -o b.parquet", code=0)
+    assert "exists already" in run("attribution b.parquet -o /dev/full", code=1).stderr
     (folder / "deb").mkdir()
     os.mkfifo(folder / "deb" / "a_1.deb")
     assert "a_1.deb' cannot be read: it is" in run("import game-music deb -o c.parquet", code=1).stderr
     result = CliRunner().invoke(app, ["data", "import", "folder", "", "-o", "d.parquet"])
     assert "SOURCE of 'folder' is empty" in result.stderr
     assert "music/0.wav' is a file" in run("import hf music/0.wav -o d.parquet", code=1).stderr
+
+
+def test_a_table_without_a_row_that_can_be_read_is_told_with_the_reason(folder: Path) -> None:
+    run("import folder music -o a.parquet")
+    (folder / "b.jsonl").write_text('{"track": "0.wav", "bpm": ' + "9" * 4500 + "}\n")
+    said = run("join a.parquet b.jsonl", code=1).stderr
+    assert "'b.jsonl' holds no row that can be read" in said
+    assert "b.jsonl, line 1: It is not valid JSON" in said
+    (folder / "c.jsonl").write_text(json.dumps({"track": "x" * 10_000, "text": "y"}))
+    assert len(run("join a.parquet c.jsonl", code=1).stderr) < 300
+    os.mkfifo(folder / "d.csv")
+    assert "d.csv' is a pipe or a device" in run("join a.parquet d.csv", code=1).stderr
 
 
 def test_a_working_folder_that_was_deleted_is_told(folder: Path) -> None:

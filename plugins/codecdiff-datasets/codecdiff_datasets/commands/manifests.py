@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from codecdiff_datasets.join import JoinResult
 
 LICENSES_SHOWN = 15
+ID_SHOWN = 80  # letters of an id in a message
 
 Source = Annotated[Path, typer.Argument(metavar="MANIFEST", help="Manifest to read.", show_default=False)]
 Output = Annotated[
@@ -191,12 +192,15 @@ def join_captions(
 
     def joined(before: Sequence[ManifestRow]) -> Sequence[ManifestRow]:
         columns = JoinColumns(id_column, captions or (), keep or (), on, replace)
-        result = join(before, read_records(table, issues.append), columns)
+        if not (records := list(read_records(table, issues.append))):
+            reasons = [f"'{table}' holds no row that can be read: name another.", *map(str, issues[:ISSUES_SHOWN])]
+            raise InvalidValue("\n".join(reasons))
+        result = join(before, records, columns)
         if not result.matched:
-            examples = ", ".join([*result.unmatched, *result.ambiguous][:3])
+            examples = ", ".join(name[:ID_SHOWN] for name in [*result.unmatched, *result.ambiguous][:3])
             raise InvalidValue(
                 f"None of {result.records} rows matches one track. Ids are like {examples}; "
-                f"tracks like {before[0].track}."
+                f"tracks like {before[0].track[:ID_SHOWN]}."
             )
         show_join(result)
         return result.rows
@@ -213,7 +217,7 @@ def show_join(result: JoinResult) -> None:
     )
     for what, names in (("Match none", result.unmatched), ("Ambiguous", result.ambiguous)):
         if names:
-            listed = f"{what}: {', '.join(names[:5])}{'...' * (len(names) > 5)}"
+            listed = f"{what}: {', '.join(name[:ID_SHOWN] for name in names[:5])}{'...' * (len(names) > 5)}"
             err.print(listed, style="yellow", soft_wrap=True)
 
 
@@ -261,7 +265,8 @@ def write_attribution(
 
     rows = read_manifest(manifest).rows
     text = attribution(rows)
-    if output.exists() and not force and output.read_bytes() != text.encode():
+    is_same = output.is_file() and output.read_bytes() == text.encode()
+    if output.exists() and not force and not is_same:
         raise FileExists(f"'{output}' exists already. Choose another name, or overwrite it with --force.")
     require_writable(output.parent)
     atomic_write_text(output, text)

@@ -59,7 +59,7 @@ def load_splits(name: str) -> dict[str, Any]:
     folder, problem = Path(name), ""
     if folder.is_file():
         raise InvalidValue(f"'{name}' is a file. Name the folder of the data set.")
-    if not folder.is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if not name or (not folder.is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", name)):
         raise MissingFile(f"'{name}' is neither a folder nor a data set of the hub, as in owner/name.")
     try:
         if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
