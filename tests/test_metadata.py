@@ -138,8 +138,10 @@ def test_a_line_without_an_end_is_one_issue(tmp_path: Path, monkeypatch: pytest.
         with file.open("ab") as stream:
             stream.write(tail)
         issues: list[Issue] = []
-        rows = list(json_lines(file, issues.append) if suffix == ".jsonl" else read_table(file, issues.append))
-        values = [row[1]["a"] if suffix == ".jsonl" else int(row["a"]) for row in rows]
+        if suffix == ".jsonl":
+            values = [row["a"] for _, row in json_lines(file, issues.append)]
+        else:
+            values = [int(row["a"]) for row in read_table(file, issues.append)]
         assert values == ([1, 2] if length == lengths[0] else [1])
         assert ["million characters" in issue.what for issue in issues] == [True]
 

@@ -247,12 +247,12 @@ def _noted(lines: TextIO, taken: list[str], again: list[str]) -> Iterator[str]:
 
 
 def _cut_line(lines: TextIO, line: str) -> str:
-    """Return the begin of a long line as a line, and skip its rest; one that goes on is no text, and ends the file."""
-    rest = line
+    """Return the start of a long line as a line, and skip what follows; a line without an end is that of the file."""
+    remainder = line
     for _ in range(LONG_LINE):
-        if not rest or rest.endswith("\n"):
+        if not remainder or remainder.endswith("\n"):
             break
-        rest = lines.readline(FIELD_LIMIT)
+        remainder = lines.readline(FIELD_LIMIT)
     else:
         lines.seek(0, os.SEEK_END)
     return line if line.endswith("\n") else f"{line}\n"

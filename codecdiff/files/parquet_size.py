@@ -31,7 +31,7 @@ def check_parquet_size(path: Path | str, encoded: Collection[str] = ()) -> None:
     """Raise DamagedFile for a parquet file that takes too much memory, or has more rows than one of its size can.
 
     `encoded` are columns that are read as dictionaries, in which a text that stands in many rows is in memory once.
-    Raises MissingFile, UnusableFile, and ValueError or an exception of Arrow for what is no parquet file.
+    Raises MissingFile, UnusableFile, and ValueError or an exception of Arrow for what is not a parquet file.
     """
     import pyarrow.parquet as pq
 
@@ -171,7 +171,7 @@ def _runs(data: bytes, page: _Page, leaf: Any) -> Iterator[tuple[Any, int]]:
     i = runs = 0
     for level in (leaf.max_repetition_level, leaf.max_definition_level) if page.levels < 0 else ():
         i += 4 + int.from_bytes(data[i : i + 4], "little") if level else 0
-    width, i = (data[i], i + 1) if i < len(data) else (0, i)  # without a value there is no width
+    width, i = (data[i], i + 1) if i < len(data) else (0, i)  # a page without a value has none
     while i < len(data):
         (head, i), runs = _varint(data, i), runs + 1
         if runs > MAX_RUNS or width > 32:
@@ -274,8 +274,7 @@ def _read_value(data: bytes, i: int, kind: int, depth: int) -> tuple[Any, int]:
         return struct.unpack_from("<d", data, i)[0], i + 8
     if kind == 8:
         length, i = _varint(data, i)
-        if i + length > len(data):
-            raise IndexError
+        struct.unpack_from(f"{length}x", data, i)  # raises struct.error where the data is cut
         return length, i + length
     if kind in (9, 10):
         head, i = data[i], i + 1
@@ -289,7 +288,7 @@ def _read_value(data: bytes, i: int, kind: int, depth: int) -> tuple[Any, int]:
         return values, i
     if kind == 12 and depth < MAX_DEPTH:
         return _read_struct(data, i, depth + 1)
-    raise ValueError("it is no description of a parquet file")
+    raise ValueError("it does not describe a parquet file")
 
 
 def _varint(data: bytes, i: int) -> tuple[int, int]:

@@ -62,7 +62,7 @@ def new_table(
     with lock_path(output):
         request = _request(context)
         if output.exists() and not force:
-            if (written := _recorded(output, request)) is None:
+            if (written := _request_in(output, request)) is None:
                 raise FileExists(f"'{output}' exists already. Choose another name, or overwrite it with --force.")
             if state and (problem := state.problem(written)):
                 raise FileExists(f"'{output}' is of an earlier run of this command, and {problem}")
@@ -96,12 +96,12 @@ class FolderState:
         """Return the state as it is recorded behind the digest of a command."""
         return f".{self.sizes}.{self.times}"
 
-    def problem(self, recorded: str) -> str:
-        """Return how the folders differ from what was recorded, with a hint, "" if they do not or nothing was."""
-        if recorded in ("", self.text):
+    def problem(self, earlier: str) -> str:
+        """Return how the folders differ from an earlier state, with a hint, "" if they do not or nothing was."""
+        if earlier in ("", self.text):
             return ""
         again = "make it again with --force, or choose another name."
-        if recorded.startswith(f".{self.sizes}."):
+        if earlier.startswith(f".{self.sizes}."):
             return f"files it was made of were copied or replaced since. Copied, it is still right; if not, {again}"
         return f"files it was made of were changed, added or removed since: {again}"
 
@@ -128,7 +128,7 @@ def _request(context: typer.Context) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _recorded(output: Path, request: str) -> str | None:
+def _request_in(output: Path, request: str) -> str | None:
     """Return what a parquet file records behind this request, "" if nothing; None if it does not record it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -139,8 +139,8 @@ def _recorded(output: Path, request: str) -> str | None:
         metadata = pq.read_schema(output).metadata or {}
     except (pa.ArrowInvalid, OSError):
         return None
-    found = (re.search(request.encode() + rb"([.\w]*)", value) for value in metadata.values())
-    return next((match[1].decode() for match in found if match), None)
+    matches = (re.search(request.encode() + rb"([.\w]*)", value) for value in metadata.values())
+    return next((match[1].decode() for match in matches if match), None)
 
 
 def write_manifest(manifest: Manifest, output: Path, *, request: str = "", issues: Sequence[Issue] = ()) -> None:

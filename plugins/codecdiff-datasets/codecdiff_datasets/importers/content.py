@@ -24,11 +24,13 @@ ZSTD, LZ4, ZIP, PARQUET, ARROW = b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"PK\
 TEXTS = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".txt")
 MAX_LINE = 2**26  # bytes
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
+DAMAGED = (pa.ArrowException, OSError, ValueError, EOFError, LookupError)
+DAMAGED += (struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 CAUSE = "it is damaged, or made to fill the memory"
 
 
 def check_content(file: Path) -> None:
-    """Raise InvalidValue for a file that takes far more memory than it has bytes, or that is no text as its name says.
+    """Raise InvalidValue for a file that unpacks to far more than its size, or that is not a text as its name says.
 
     Raises MissingFile, and UnusableFile for a pipe or a device.
     """
@@ -47,19 +49,19 @@ def check_content(file: Path) -> None:
             _check_text(file)
     except InvalidValue:
         raise
-    except (pa.ArrowException, OSError, ValueError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         reason = " ".join(str(error).split())[:200].rstrip(".")
         raise InvalidValue(f"'{file}' cannot be read: {reason}. Fetch it again.") from error
 
 
 def _check_text(file: Path) -> None:
-    """Raise InvalidValue for a file that is no text, or whose lines are longer than any text."""
+    """Raise InvalidValue for a file that is not a text, or whose lines are longer than any text."""
     line = 0  # bytes since it began
     with file.open("rb") as stream:
         while data := stream.read(2**20):
             line = len(data) - data.rfind(b"\n") if b"\n" in data else line + len(data)
             if b"\0" in data:
-                raise InvalidValue(f"'{file}' is no text: it holds zero bytes. Fetch it again.")
+                raise InvalidValue(f"'{file}' is not a text: it has zero bytes. Fetch it again.")
             if line > MAX_LINE and file.suffix.lower() != ".json":  # which may be one line
                 raise InvalidValue(f"'{file}' has a line of more than {MAX_LINE // 2**20} MiB: {CAUSE}.")
 
@@ -120,7 +122,7 @@ def _repeating(kind: Any, *, is_inner: bool = False) -> str:
         return "lists of null"
     inner = [kind.field(i).type for i in range(kind.num_fields)] if types.is_nested(kind) else []
     is_list = is_inner or not types.is_struct(kind)
-    return next((found for each in inner if (found := _repeating(each, is_inner=is_list))), "")
+    return next(filter(None, (_repeating(each, is_inner=is_list) for each in inner)), "")
 
 
 def _is_compressed(metadata: bytes) -> bool:
@@ -136,10 +138,7 @@ def _is_compressed(metadata: bytes) -> bool:
     def inner(place: int) -> int:
         return place + struct.unpack_from("<I", metadata, place)[0]
 
-    try:
-        message = inner(0)
-        batch = inner(field(message, 2))
-        is_dictionary = metadata[field(message, 1)] == 2
-        return bool(field(inner(field(batch, 1)) if is_dictionary else batch, 3))
-    except (struct.error, IndexError) as error:
-        raise ValueError("a message in it is damaged") from error
+    message = inner(0)
+    batch = inner(field(message, 2))
+    is_dictionary = metadata[field(message, 1)] == 2
+    return bool(field(inner(field(batch, 1)) if is_dictionary else batch, 3))
