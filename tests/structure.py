@@ -126,10 +126,18 @@ BUILTIN_RAISES = {
             "codecdiff/cli/doctor.py describe_audio",
             "codecdiff/data/audio_writer.py write_audio",
             "codecdiff/files/documents.py _decode",
+            *(
+                f"codecdiff/files/parquet_size.py {name}"
+                for name in ("check_parquet_size", "_pages", "_runs", "_page_header", "_read_footer", "_read_value")
+            ),
+            "codecdiff/files/parquet_size.py _varint",
             "codecdiff/pipeline/untrusted.py _stage_name",
             "codecdiff/splitters.py parse_range",
             "plugins/codecdiff-datasets/codecdiff_datasets/captioners/chat_server.py ChatServer._post",
             "plugins/codecdiff-datasets/codecdiff_datasets/importers/debian.py _open_data",
+            "plugins/codecdiff-datasets/codecdiff_datasets/importers/debian.py _unpack_archive",
+            "plugins/codecdiff-datasets/codecdiff_datasets/importers/debian.py _write",
+            "plugins/codecdiff-datasets/codecdiff_datasets/importers/debian.py unpack",
         ),
         "caught where it is called, which adds what it is about",
     ),
@@ -159,12 +167,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 46_898,
-    "lines: core": 19_214,
+    "lines: library in all": 47_599,
+    "lines: core": 19_614,
     "lines: interfaces": 444,
     "lines: evaluation": 8_755,
     "lines: must-read set": 5_255,
-    "lines: import closure of the recipe": 9_457,
+    "lines: import closure of the recipe": 9_789,
     "import levels": 8,
 }
 

@@ -23,6 +23,7 @@ from codecdiff.errors import InvalidValue
 from codecdiff.huggingface import commit_of, downloads
 from codecdiff.pipeline import checkpoint, push_to_hub
 from codecdiff.pipeline.checkpoint import MODEL_FILE
+from codecdiff.pipeline.hub import upload_folder
 
 pytestmark = pytest.mark.integration
 
@@ -229,6 +230,45 @@ def test_a_damaged_model_stays_here(make_pipeline: Make, tmp_path: Path) -> None
         weights.write_bytes(damaged) if damaged else weights.unlink()
         with pytest.raises(InvalidValue, match=r"secondary/model\.safetensors' is (damaged|missing)"):
             push_to_hub(tmp_path, "somebody/model")
+
+
+@pytest.mark.parametrize("name", ["extra.json", "primary/notes.jsonl", "README.md", "codec", "primary/training.json"])
+def test_what_lies_elsewhere_is_not_uploaded(hub: Hub, tmp_path: Path, name: str) -> None:
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "model"
+    (folder / "primary" / "training").mkdir(parents=True)
+    elsewhere.mkdir()
+    (elsewhere / "secret.json").write_text("{}")
+    (folder / "primary" / "training" / "state.json").symlink_to(elsewhere / "secret.json")  # none of these is uploaded
+    (folder / ".hidden.json").symlink_to(elsewhere / "secret.json")
+    (folder / "sound.wav").symlink_to(elsewhere / "secret.json")
+    (folder / "own.json").write_text("{}")
+    (folder / "again.json").symlink_to("own.json")
+    assert uploaded(hub, folder, tmp_path / "home") == {"own.json", "again.json"}
+    (folder / name).symlink_to(elsewhere if name == "codec" else elsewhere / "secret.json")
+    with pytest.raises(InvalidValue, match=f"{folder / name}' is a link to '{elsewhere}.*: nothing was uploaded"):
+        upload_folder(folder, "somebody/model")
+
+
+def uploaded(hub: Hub, folder: Path, home: Path) -> set[str]:
+    """Upload a folder, and return the names of the files that arrive."""
+    program = "from pathlib import Path; from codecdiff.pipeline.hub import upload_folder; "
+    program += f"upload_folder(Path({str(folder)!r}), 'a/b')"
+    done = asking(hub, home, program)
+    assert done.returncode == 0, done.stderr
+    return set(hub.files["a/b"])
+
+
+def test_what_the_hub_keeps_of_a_model_is_uploaded(hub: Hub, tmp_path: Path) -> None:
+    cache = tmp_path / "models--a--b"
+    folder = cache / "snapshots" / "0123"
+    for each in (folder, cache / "blobs", tmp_path / "models--c--d" / "blobs"):
+        each.mkdir(parents=True)
+        (each / "4567").write_text("{}")
+    (folder / "own.json").symlink_to("../../blobs/4567")
+    assert uploaded(hub, folder, tmp_path / "home") == {"own.json"}
+    (folder / "other.json").symlink_to("../../../models--c--d/blobs/4567")
+    with pytest.raises(InvalidValue, match=r"other\.json' is a link"):
+        upload_folder(folder, "somebody/model")
 
 
 def test_a_folder_has_no_commit(dac_folder: Path) -> None:

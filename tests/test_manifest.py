@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from codecdiff.data.manifest import Manifest, ManifestRow
+from codecdiff.errors import InvalidValue
 
 ROWS = [
     ManifestRow(
@@ -79,3 +81,30 @@ def test_a_manifest_of_format_1_is_read(tmp_path: Path) -> None:
     old = table.rename_columns(names).replace_schema_metadata({"codecdiff": json.dumps(header)})
     pq.write_table(old, tmp_path / "old.parquet")
     assert Manifest.read(tmp_path / "old.parquet") == Manifest.read(tmp_path / "m.parquet")
+
+
+def test_nulls_within_lists_are_left_out_and_other_values_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    Manifest(tmp_path, [ManifestRow("a"), ManifestRow("b")]).write(file)
+    table = pq.read_table(file)
+
+    def write(**columns: Any) -> None:
+        changed = table
+        for name, values in columns.items():
+            kind = None if name == "artist" else table.schema.field(name).type
+            changed = changed.set_column(table.column_names.index(name), name, pa.array(values, kind))
+        pq.write_table(changed, file)
+
+    write(captions=[[None, "calm"], None], tags=[[("genre", None)], [("mood", [None, "dark"])]])
+    rows = Manifest.read(file).rows
+    assert [row.captions for row in rows] == [["calm"], []]
+    assert [row.tags for row in rows] == [{"genre": []}, {"mood": ["dark"]}]
+    write(track=["a", None])
+    with pytest.raises(InvalidValue, match=r"a\.parquet' is not a manifest: row 2 has no track"):
+        Manifest.read(file)
+    write(artist=[["a"], ["b"]])
+    with pytest.raises(InvalidValue, match=r"a\.parquet' is not a manifest: its column artist cannot be used"):
+        Manifest.read(file)
+    file.write_bytes(b"short")
+    with pytest.raises(InvalidValue, match="it does not end as one"):
+        Manifest.read(file)

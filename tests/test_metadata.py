@@ -125,6 +125,27 @@ def test_a_line_or_a_record_has_a_limit(tmp_path: Path, issues: list[Issue], mon
     assert "a record has more than 10 lines" in issues[0].what
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
+def test_a_line_without_an_end_is_one_issue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    monkeypatch.setattr(metadata, "FIELD_LIMIT", 2**20)
+    head, tail = b'{"a": 1}\n', b'\n{"a": 2}\n'
+    if suffix != ".jsonl":
+        head, tail = b"a\n1\n", b"\n2\n"
+    file, lengths = tmp_path / f"a{suffix}", (3 * 2**20, 2**30)
+    for length in lengths:
+        file.write_bytes(head)
+        os.truncate(file, len(head) + length)  # zeros, as of a disk that was full
+        with file.open("ab") as stream:
+            stream.write(tail)
+        issues: list[Issue] = []
+        if suffix == ".jsonl":
+            values = [row["a"] for _, row in json_lines(file, issues.append)]
+        else:
+            values = [int(row["a"]) for row in read_table(file, issues.append)]
+        assert values == ([1, 2] if length == lengths[0] else [1])
+        assert ["million characters" in issue.what for issue in issues] == [True]
+
+
 def test_captions_of_any_form() -> None:
     values: dict[str, Any] = {"text": " a ", "caption": ["b", None, "", float("nan"), 3], "captions": "a", "more": "x"}
     assert captions_in(values) == ["a", "b", "3"]

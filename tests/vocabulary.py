@@ -39,6 +39,8 @@ ALLOWED = (
     Allowed("takes", r"^codecdiff/cli/generate\.py$", "alias of --num-waveforms, as version 0.1 had it"),
     Allowed("card", r"codecdiff_eval/commands\.py$", "alias of --model-card, as version 0.1 had it"),
     Allowed("page", r"^codecdiff/data/audio\.py$", "of an Ogg stream"),
+    Allowed("page", r"^codecdiff/files/parquet_size\.py$", "of a parquet file"),
+    Allowed("pages", r"^codecdiff/files/parquet_size\.py$", "of a parquet file"),
     Allowed("entries", r"^codecdiff/registry\.py$", "entry points of Python packages"),
     Allowed("projections", r"codecdiff_(dit/denoiser|starter/codec)\.py$", "name of stored parameters"),
     Allowed("numbers", r"codecdiff_eval/numbers\.py$", "the module that writes numbers as text"),

@@ -120,6 +120,7 @@ def errors_as_sentences(*, debug: bool | None = None) -> Iterator[None]:
     """
     debug = bool(os.environ.get("CODECDIFF_DEBUG")) if debug is None else debug
     try:
+        _require_working_folder()
         yield
     except KeyboardInterrupt as stop:
         err.print(str(stop) or STOPPED, soft_wrap=True)
@@ -130,6 +131,14 @@ def errors_as_sentences(*, debug: bool | None = None) -> Iterator[None]:
             raise
         err.print(sentence, style="red", soft_wrap=True)
         sys.exit(1)
+
+
+def _require_working_folder() -> None:
+    """Raise MissingFile if the working folder was deleted: some libraries end the process as they are loaded there."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise MissingFile("The working folder does not exist any more: change to another.") from error
 
 
 def _refusal(error: OSError) -> str:

@@ -133,11 +133,14 @@ class Manifest:
                 f"'{file}' is not a manifest of format {FORMAT}.{lacks} Make one with codecdiff data import."
             )
         try:
-            rows = table.select(SCHEMA.names).cast(SCHEMA).to_pylist(maps_as_pydicts="strict")
-        except (pa.ArrowException, KeyError, ValueError) as error:  # of a tag that stands twice, too
+            columns = [_cast(table[column.name], column, file) for column in SCHEMA]
+            batches = pa.Table.from_arrays(columns, schema=SCHEMA).to_batches(2**12)
+            values = (row for batch in batches for row in batch.to_pylist(maps_as_pydicts="strict"))
+            rows = [_row(row, number, file) for number, row in enumerate(values, 1)]
+        except (pa.ArrowException, KeyError) as error:  # of a tag that stands twice
             raise InvalidValue(f"'{file}' is not a manifest: {error}. Make one with codecdiff data import.") from error
         problem = "" if audio else _place_problem(file, header.audio)
-        return cls(audio or file.parent / header.audio, [_row(row, file) for row in rows], header.facts, problem)
+        return cls(audio or file.parent / header.audio, rows, header.facts, problem)
 
     def write(self, file: Path | str) -> None:
         """Write the manifest, whole or not at all."""
@@ -195,14 +198,31 @@ def _place_problem(file: Path, audio: str) -> str:
     return f"'{file}' names audio elsewhere, {audio!r}. If it is right, name it: --audio {folder!r}, or move the file."
 
 
-def _row(values: dict[str, Any], file: Path) -> ManifestRow:
+def _cast(values: Any, column: pa.Field, file: Path) -> Any:
+    """Return a column with the type that it has in a manifest. Raises InvalidValue."""
+    try:
+        return values.cast(column.type)
+    except (pa.ArrowException, ValueError) as error:
+        what = f"its column {column.name} cannot be used: {error}"
+        raise InvalidValue(f"'{file}' is not a manifest: {what}. Make one with codecdiff data import.") from error
+
+
+def _row(values: dict[str, Any], number: int, file: Path) -> ManifestRow:
     """Return a row as it was read, with empty values for those that are null. Raises BadDocument."""
     track = values["track"]
     if track is None:
-        raise InvalidValue(f"'{file}' is not a manifest: a row has no track. Make one with codecdiff data import.")
+        raise InvalidValue(
+            f"'{file}' is not a manifest: row {number} has no track. Make one with codecdiff data import."
+        )
     metadata = parse_json(values["metadata"] or "{}", f"The metadata of '{track}' in '{file}'", dict[str, Any])
+    tags = {key: _texts(names) for key, names in (values["tags"] or {}).items()}
     present = {name: value for name, value in values.items() if value is not None}
-    return ManifestRow(**present | {"metadata": metadata})
+    return ManifestRow(**present | {"metadata": metadata, "tags": tags, "captions": _texts(values["captions"])})
+
+
+def _texts(values: Sequence[str | None] | None) -> list[str]:
+    """Return the texts of a list without those that are null."""
+    return [value for value in values or () if value is not None]
 
 
 def _without_audio(row: ManifestRow) -> str:

@@ -48,6 +48,7 @@ SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "@Recycle", "@Recently-Snapshot", "#recy
 SYSTEM_FOLDERS += ("RECYCLER", "System Volume Information", "lost+found")
 FIELD_LIMIT = 2**24  # characters; Python's own limit is shorter than some biographies
 LINE_LIMIT = 1000  # lines of a record
+LONG_LINE = 16  # as many times the limit are skipped in search of the next line
 NOT_UTF8 = "It holds bytes that are not UTF-8."
 ENCODING_HINT = "Save the file as UTF-8: iconv -f latin1 -t utf-8 FILE."
 
@@ -236,10 +237,25 @@ def _records(file: Path, report: Report) -> Iterator[tuple[int, list[str]]]:
 def _noted(lines: TextIO, taken: list[str], again: list[str]) -> Iterator[str]:
     """Yield the lines to read `again`, last one first, then those of a stream, and note which were `taken`."""
     while text := again.pop() if again else lines.readline(FIELD_LIMIT + 1):
-        taken.append(text)
+        is_long = len(text) > FIELD_LIMIT
+        taken.append(_cut_line(lines, text) if is_long else text)
+        if is_long:
+            raise csv.Error(f"a line has more than {FIELD_LIMIT // 2**20} million characters")
         if len(taken) > LINE_LIMIT:
             raise csv.Error(f"a record has more than {LINE_LIMIT:,} lines")
         yield text
+
+
+def _cut_line(lines: TextIO, line: str) -> str:
+    """Return the start of a long line as a line, and skip what follows; a line without an end is that of the file."""
+    remainder = line
+    for _ in range(LONG_LINE):
+        if not remainder or remainder.endswith("\n"):
+            break
+        remainder = lines.readline(FIELD_LIMIT)
+    else:
+        lines.seek(0, os.SEEK_END)
+    return line if line.endswith("\n") else f"{line}\n"
 
 
 def _is_text(text: str, encoding: str) -> bool:
@@ -269,8 +285,7 @@ def text_lines(file: Path, report: Report) -> Iterator[tuple[int, str]]:
             if len(line) > FIELD_LIMIT:
                 what = f"It has more than {FIELD_LIMIT // 2**20} million characters."
                 report(Issue(file.name, what, "Divide it into lines.", number))
-                while line and not line.endswith("\n"):
-                    line = stream.readline(FIELD_LIMIT + 1)
+                _cut_line(stream, line)
             elif not _is_text(text := line.strip(), encoding):
                 report(Issue(file.name, NOT_UTF8, ENCODING_HINT, number))
             elif text:

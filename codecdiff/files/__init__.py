@@ -15,6 +15,7 @@ from codecdiff.files.documents import (
 )
 from codecdiff.files.hashes import DamagedFile, cached_checksum, checksum, sha256
 from codecdiff.files.locks import POLL_SECONDS, FolderLocked, lock_folder, lock_path, try_lock
+from codecdiff.files.parquet_size import check_parquet_size
 from codecdiff.files.tables import read_parquet, write_parquet
 from codecdiff.files.tensors import read_safetensors, save_tensors, write_safetensors
 from codecdiff.files.writing import (
@@ -38,6 +39,7 @@ __all__ = [
     "atomic_write",
     "atomic_write_text",
     "cached_checksum",
+    "check_parquet_size",
     "check_schema",
     "checksum",
     "clear_leftovers",

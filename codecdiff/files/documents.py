@@ -29,6 +29,8 @@ def missing_file(path: Path | str, what: str = "File") -> MissingFile:
     path = Path(path)
     if path.is_dir():
         return MissingFile(f"'{path}' is a folder: name a file.")
+    if path.exists() and not path.is_file():
+        return MissingFile(f"'{path}' is a pipe or a device: name a file.")
     is_readable = path.parent.is_dir() and os.access(path.parent, os.R_OK)
     hint = did_you_mean(path.name, os.listdir(path.parent)[:500] if is_readable else ())
     return MissingFile(f"{what} '{path}' does not exist.{hint or f' It would be in {path.parent.absolute()}.'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -100,13 +101,15 @@ def _download(name: str) -> Path:
 def upload_folder(folder: Path, name: str, private: bool | None = None) -> str:
     """Upload a folder as one commit of `owner/name`, which is created if it does not exist; return its address.
 
-    Raises InvalidValue for another form of name, HubRefusal if this account may not write there, and HubUnreachable.
+    Raises InvalidValue for another form of name, or a link that leads out of the folder, HubRefusal if this account may
+    not write there, and HubUnreachable.
     """
     if not HUB_ID.fullmatch(name):
         raise InvalidValue(f"Invalid hub id '{name}': expected 'owner/name'.")
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
+    _check_links(folder)
     if problem := hub_problem():
         raise HubUnreachable(f"Nothing was uploaded: {problem}. Connect to the network, then try again.")
     hub = HfApi()
@@ -127,3 +130,24 @@ def upload_folder(folder: Path, name: str, private: bool | None = None) -> str:
     except http_error as error:
         raise HubUnreachable(f"The hub was not reached; the upload may be incomplete. Try again. ({error})") from error
     return str(repository)
+
+
+def _check_links(folder: Path) -> None:
+    """Raise InvalidValue for a link to a file that is not the model's own, or to a folder, whose files are left out.
+
+    In the hub's cache, files are links to those that were fetched with them.
+    """
+    from huggingface_hub.utils import filter_repo_objects
+
+    home = folder.resolve()
+    is_cache = home.parent.name == "snapshots" and home.parents[1].name.startswith("models--")
+    homes = (home, home.parents[1] / "blobs") if is_cache else (home,)
+    for path in sorted(path for path in folder.rglob("*") if path.is_symlink()):
+        name, target = path.relative_to(folder).as_posix(), os.path.realpath(path)
+        names = [f"{name}/{MODEL_FILE}"] if path.is_dir() else [name]
+        is_sent = any(filter_repo_objects(names, allow_patterns=list(UPLOADED), ignore_patterns=list(EXCLUDED)))
+        if is_sent and (path.is_dir() or not any(Path(target).is_relative_to(each) for each in homes)):
+            raise InvalidValue(
+                f"'{path}' is a link to '{target}', which is not a file of this model: nothing was uploaded. Put a "
+                "copy in its place, or delete the link."
+            )

@@ -12,7 +12,7 @@ from threading import Lock
 from typing import Any, Self
 
 from codecdiff.errors import InvalidValue
-from codecdiff.files import lock_path, make_folder
+from codecdiff.files import lock_path, make_folder, require_file
 
 
 class AppendLog:
@@ -22,8 +22,8 @@ class AppendLog:
     system when `add` returns, and on the disk at most `sync_seconds` later or with the next line: a kill loses none,
     a power cut those of that time.
 
-    Raises InvalidValue for a file that holds something else, naming the line, and FolderLocked if another process has
-    it open.
+    Raises InvalidValue for a file that holds something else, naming the line, FolderLocked if another process has it
+    open, and UnusableFile for a pipe or a device.
     """
 
     def __init__(self, file: Path | str, *, sync_seconds: float = 1.0):
@@ -33,6 +33,8 @@ class AppendLog:
         with ExitStack() as stack:  # of what nobody else would close after an error, or Ctrl-C
             make_folder(self.file.parent)
             stack.enter_context(lock_path(self.file))
+            if self.file.exists():
+                require_file(self.file)  # a pipe would wait for a reader
             self._stream = stack.enter_context(self.file.open("a+b", buffering=0))
             self._repair()
             self._open = stack.pop_all()

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 from codecdiff.data.audio import SUFFIXES
 from codecdiff.data.manifest import ManifestRow
 from codecdiff.data.metadata import CAPTION_FIELDS, Report, captions_in, json_lines, read_table
-from codecdiff.errors import InvalidValue
-from codecdiff.files import missing_file
+from codecdiff.errors import InvalidValue, UserError
+from codecdiff.files import check_parquet_size, missing_file
 from codecdiff_datasets.importers import hf_datasets
 
 IDS = ("track", "track_id", "id", "ytid", "file_name", "file", "path")  # columns used as the id, the first there is
@@ -86,7 +86,7 @@ def read_records(name: str, report: Report) -> Iterator[Mapping[str, Any]]:
         if file.is_file():
             raise InvalidValue(f"'{name}' cannot be read: a table ends in .jsonl, .csv, .tsv or .parquet.")
         for table in hf_datasets.load_splits(name).values():
-            for row in hf_datasets.plain_rows(table):
+            for row in hf_datasets.plain_rows(table, name):
                 yield {column: as_json(value) for column, value in row.items()}
     elif not file.is_file():
         raise missing_file(file)
@@ -94,8 +94,11 @@ def read_records(name: str, report: Report) -> Iterator[Mapping[str, Any]]:
         yield from (record for _, record in json_lines(file, report))
     elif file.suffix == ".parquet":
         try:
-            for batch in pq.ParquetFile(file).iter_batches():
+            check_parquet_size(file)
+            for batch in pq.ParquetFile(file).iter_batches(2**12):
                 yield from ({name: as_json(value) for name, value in row.items()} for row in batch.to_pylist())
+        except UserError:
+            raise
         except (pa.ArrowException, OSError, ValueError, OverflowError, LookupError) as error:  # of times, too
             raise InvalidValue(f"'{file}' is not a parquet file that can be read: {error}. Fetch it again.") from error
     else:

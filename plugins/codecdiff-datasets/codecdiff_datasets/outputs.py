@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,13 +37,20 @@ def beside(output: Path, ending: str) -> Path:
 
 @contextmanager
 def new_table(
-    context: typer.Context, output: Path, *, force: bool, inputs: Sequence[Path] = (), others: Sequence[Path] = ()
+    context: typer.Context,
+    output: Path,
+    *,
+    force: bool,
+    inputs: Sequence[Path] = (),
+    others: Sequence[Path] = (),
+    state: FolderState | None = None,
 ) -> Iterator[str]:
     """Lock a parquet file that the command is to write, and yield what to record in it: a digest of the command.
 
     Ends the command, with status 0, if an earlier run of it has finished. Raises FileExists for any other file there
-    unless `force` is set, and InvalidValue for a name that cannot be used, or if an input would be overwritten: by the
-    output, or by one of the `others` that are written with it.
+    unless `force` is set, also for one of the same command if the folders that it reads had another `state`, and
+    InvalidValue for a name that cannot be used, or if an input would be overwritten: by the output, or by one of the
+    `others` that are written with it.
     """
     if output.suffix != ".parquet":
         raise InvalidValue(f"'{output}' cannot be written: its name has to end in .parquet.")
@@ -52,11 +62,60 @@ def new_table(
     with lock_path(output):
         request = _request(context)
         if output.exists() and not force:
-            if _holds(output, request):
-                out.print(f"{output} is complete: an earlier run of this command wrote it.", soft_wrap=True)
-                raise typer.Exit
-            raise FileExists(f"'{output}' exists already. Choose another name, or overwrite it with --force.")
-        yield request
+            if (written := _request_in(output, request)) is None:
+                raise FileExists(f"'{output}' exists already. Choose another name, or overwrite it with --force.")
+            if state and (problem := state.problem(written)):
+                raise FileExists(f"'{output}' is of an earlier run of this command, and {problem}")
+            out.print(f"{output} is complete: an earlier run of this command wrote it.", soft_wrap=True)
+            raise typer.Exit
+        yield f"{request}{state.text}" if state else request
+
+
+@dataclass(frozen=True)
+class FolderState:
+    """What files folders had when a command began to read them: a digest of names and sizes, and one of times too."""
+
+    sizes: str
+    times: str
+
+    @classmethod
+    def of(cls, folders: Sequence[Path], is_read: Callable[[Path], bool]) -> FolderState:
+        """Return the state of the files in these folders that are read; links are followed, hidden files left out."""
+        sizes, times = hashlib.sha256(), hashlib.sha256()
+        for folder in folders:
+            for file in sorted(filter(is_read, _files(folder))):
+                with suppress(OSError):  # deleted since, or a link to nothing
+                    status = file.stat()
+                    line = os.fsencode(f"{file.relative_to(folder).as_posix()}\0{status.st_size}\n")
+                    sizes.update(line)
+                    times.update(line + str(status.st_mtime_ns).encode())
+        return cls(sizes.hexdigest()[:16], times.hexdigest()[:16])
+
+    @property
+    def text(self) -> str:
+        """Return the state as it is recorded behind the digest of a command."""
+        return f".{self.sizes}.{self.times}"
+
+    def problem(self, earlier: str) -> str:
+        """Return how the folders differ from an earlier state, with a hint, "" if they do not or nothing was."""
+        if earlier in ("", self.text):
+            return ""
+        again = "make it again with --force, or choose another name."
+        if earlier.startswith(f".{self.sizes}."):
+            return f"files it was made of were copied or replaced since. Copied, it is still right; if not, {again}"
+        return f"files it was made of were changed, added or removed since: {again}"
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    seen: set[tuple[int, int]] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(parent, name) for name in files if not name.startswith("."))
 
 
 def _request(context: typer.Context) -> str:
@@ -69,16 +128,19 @@ def _request(context: typer.Context) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _holds(output: Path, request: str) -> bool:
-    """Return whether a parquet file records this request."""
+def _request_in(output: Path, request: str) -> str | None:
+    """Return what a parquet file records behind this request, "" if nothing; None if it does not record it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if not output.is_file():
+        return None
     try:
         metadata = pq.read_schema(output).metadata or {}
     except (pa.ArrowInvalid, OSError):
-        return False
-    return any(request.encode() in value for value in metadata.values())
+        return None
+    matches = (re.search(request.encode() + rb"([.\w]*)", value) for value in metadata.values())
+    return next((match[1].decode() for match in matches if match), None)
 
 
 def write_manifest(manifest: Manifest, output: Path, *, request: str = "", issues: Sequence[Issue] = ()) -> None:

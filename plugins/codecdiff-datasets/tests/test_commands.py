@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,98 @@ def test_nothing_is_written_over_and_nothing_is_left_half(folder: Path) -> None:
     assert len(Manifest.read("all.parquet")) == 2
     run("import folder music -o all.parquet --force")
     assert (folder / "all.parquet").read_bytes() == before
+
+
+def add(music: Path) -> None:
+    write_music(music / "more", count=1, seconds=0.2)
+
+
+def replace(music: Path) -> None:
+    write_music(music.parent / "new", count=1, seconds=0.4)
+    (music.parent / "new" / "0.wav").replace(music / "0.wav")
+
+
+def damage(music: Path) -> None:
+    (music / "1.wav").write_bytes(b"\0" * (music / "1.wav").stat().st_size)
+
+
+def describe(music: Path) -> None:
+    (music / "2.txt").write_text("calm")
+
+
+def copy(music: Path) -> None:
+    os.utime(music / "3.wav", (1, 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        *((change, "changed, added or removed since") for change in (add, replace, describe)),
+        *((change, "copied or replaced since. Copied, it is still right") for change in (damage, copy)),
+        (lambda music: (music / "0.wav").unlink(), "changed, added or removed since"),
+    ],
+)
+def test_a_folder_that_changed_since_it_was_imported_is_noticed(
+    folder: Path, change: Callable[[Path], None], told: str
+) -> None:
+    run("import folder music -o music/all.parquet")  # what is written there is not read
+    run("split music/all.parquet")
+    (folder / "music" / "cover.jpg").write_bytes(b"a")
+    assert "is complete" in run("import folder music -o music/all.parquet").output
+    change(folder / "music")
+    said = run("import folder music -o music/all.parquet", code=1).stderr
+    assert told in said
+    assert "--force" in said
+    run("import folder music -o music/all.parquet --force")
+    assert "is complete" in run("import folder music -o music/all.parquet").output
+
+
+def test_audio_that_was_added_to_published_tables_is_noticed(folder: Path) -> None:
+    (folder / "audio").mkdir()
+    columns = "TRACK_ID\tARTIST_ID\tALBUM_ID\tPATH\tDURATION\tTAGS"
+    (folder / "tags.tsv").write_text(f"{columns}\ntrack_0000001\ta\tb\t0.wav\t0.2\tgenre---rock\n")
+    command = "import jamendo tags.tsv --audio audio -o all.parquet"
+    run(command)
+    assert "is complete" in run(command).output
+    write_music(folder / "audio", count=1, seconds=0.2)
+    assert "added" in run(command, code=1).stderr
+    run(f"{command} --force")
+    assert Manifest.read("all.parquet").rows[0].present
+
+
+def test_pipes_and_folders_in_place_of_files_are_told(folder: Path) -> None:
+    os.mkfifo(folder / "a.parquet")
+    assert "exists already" in run("import folder music -o a.parquet", code=1).stderr
+    os.mkfifo(folder / "b.audio-check.jsonl")
+    run("import folder music -o b.parquet", code=0)
+    assert "exists already" in run("attribution b.parquet -o /dev/full", code=1).stderr
+    (folder / "deb").mkdir()
+    os.mkfifo(folder / "deb" / "a_1.deb")
+    assert "a_1.deb' cannot be read: it is" in run("import game-music deb -o c.parquet", code=1).stderr
+    result = CliRunner().invoke(app, ["data", "import", "folder", "", "-o", "d.parquet"])
+    assert "SOURCE of 'folder' is empty" in result.stderr
+    assert "music/0.wav' is a file" in run("import hf music/0.wav -o d.parquet", code=1).stderr
+
+
+def test_a_table_without_a_row_that_can_be_read_is_told_with_the_reason(folder: Path) -> None:
+    run("import folder music -o a.parquet")
+    (folder / "b.jsonl").write_text('{"track": "0.wav", "bpm": ' + "9" * 4500 + "}\n")
+    said = run("join a.parquet b.jsonl", code=1).stderr
+    assert "'b.jsonl' holds no row that can be read" in said
+    assert "b.jsonl, line 1: It is not valid JSON" in said
+    (folder / "c.jsonl").write_text(json.dumps({"track": "x" * 10_000, "text": "y"}))
+    assert len(run("join a.parquet c.jsonl", code=1).stderr) < 300
+    os.mkfifo(folder / "d.csv")
+    assert "d.csv' is a pipe or a device" in run("join a.parquet d.csv", code=1).stderr
+
+
+def test_a_working_folder_that_was_deleted_is_told(folder: Path) -> None:
+    (folder / "gone").mkdir()
+    program = "import os, sys; os.rmdir(os.getcwd()); from codecdiff.cli.main import main; main()"
+    command = [sys.executable, "-c", program, "data", "import", "folder", str(folder / "music")]
+    result = subprocess.run(command, cwd=folder / "gone", capture_output=True, text=True)
+    assert result.returncode == 1, result.stderr
+    assert result.stderr == "The working folder does not exist any more: change to another.\n"
 
 
 def test_outputs_are_named_after_what_is_read(folder: Path) -> None:

@@ -69,6 +69,19 @@ def run(*words: object, code: int = 0) -> Result:
     return result
 
 
+def test_a_package_that_would_fill_the_disk_or_names_a_file_as_a_folder_is_refused(tmp_path: Path) -> None:
+    silence = b"\0" * 2**25
+    packages = {
+        "far more than its size": {f"usr/music/{i}.ogg": silence for i in range(9)},
+        "in a file, or a folder": {"usr/music/a.ogg": b"a", "usr/music/a.ogg/b.ogg": b"b"},
+    }
+    for told, files in packages.items():
+        package = deb(tmp_path / "packages", "game", files, "gz")
+        with pytest.raises(InvalidValue, match=f"not a whole Debian package.*{told}"):
+            unpack(package, tmp_path / "out", lambda path: True)
+        assert not (tmp_path / "out").exists()
+
+
 def test_packages_become_a_manifest_with_licenses_and_credits(packages: Path, tmp_path: Path) -> None:
     output = run(packages).output
     manifest = Manifest.read("game-music.parquet")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,12 +16,14 @@ import pytest
 import soundfile
 from codecdiff_datasets.importers import hf_datasets as hub
 from codecdiff_datasets.importers import read_data_set
+from codecdiff_datasets.join import read_records
 from small import RATE, tone, write_music
 
 from codecdiff.data.manifest import ManifestRow
 from codecdiff.data.metadata import Issue
 from codecdiff.errors import InvalidValue
 
+SOUND = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 JAMENDO = "TRACK_ID\tARTIST_ID\tALBUM_ID\tPATH\tDURATION\tTAGS"
 MUSICCAPS = (
     "ytid,start_s,end_s,audioset_positive_labels,aspect_list,caption,author_id,is_balanced_subset,is_audioset_eval"
@@ -287,6 +291,18 @@ def test_a_data_set_of_the_hub_is_read_with_its_audio(tmp_path: Path) -> None:
         read_data_set("hf", ["nowhere"], issues.append)
 
 
+def write_sounds(folder: Path, ids: list[str]) -> Path:
+    """Write a data set with audio, as anybody may have written it."""
+    folder.mkdir(parents=True)
+    features = {"id": {"dtype": "string", "_type": "Value"}, "audio": {"_type": "Audio"}}
+    schema = pa.schema([("id", pa.string()), ("audio", SOUND)])
+    schema = schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(
+        pa.table({"id": ids, "audio": [sound(i) for i in range(len(ids))]}, schema), folder / "train.parquet"
+    )
+    return folder
+
+
 def test_a_row_of_the_hub_copies_no_file_from_outside_its_data_set(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     datasets.disable_progress_bars()
@@ -296,17 +312,126 @@ def test_a_row_of_the_hub_copies_no_file_from_outside_its_data_set(tmp_path: Pat
     soundfile.write(folder / "audio" / "mine.wav", tone(0.2, 200), RATE)
     (folder / "audio" / "link.wav").symlink_to(secret)
     paths = ["audio/mine.wav", str(secret), "../secret.wav", "audio/link.wav", str(folder / "audio" / "mine.wav")]
-    columns = {"id": list("abcde"), "audio": [{"bytes": None, "path": path} for path in paths]}
+    paths += ["audio/zero\0.wav", "audio/" + "long" * 2000 + ".wav"]
+    columns = {"id": list("abcdefg"), "audio": [{"bytes": None, "path": path} for path in paths]}
     features = datasets.Features({"id": datasets.Value("string"), "audio": datasets.Audio()}).to_dict()
-    schema = pa.schema([("id", pa.string()), ("audio", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))])
+    schema = pa.schema([("id", pa.string()), ("audio", SOUND)])
     schema = schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     pq.write_table(pa.table(columns, schema), folder / "train.parquet")  # as anybody may have written it
     issues: list[Issue] = []
     found = read_data_set("hf", [str(folder)], issues.append, audio=tmp_path / "audio")
     copied = {row.track: (tmp_path / "audio" / row.file).is_file() for row in found}
-    assert copied == {"a": True, "b": False, "c": False, "d": False, "e": True}
-    assert [issue.track for issue in issues] == ["b", "c", "d"]
+    assert copied == {"a": True, "b": False, "c": False, "d": False, "e": True, "f": False, "g": False}
+    assert [issue.track for issue in issues] == ["b", "c", "d", "f", "g"]
     assert all("outside the data set, which is not read" in issue.what and issue.hint for issue in issues)
+
+
+def test_a_file_of_a_data_set_that_would_fill_the_memory_is_not_read(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    many, long = 40_000, pa.array(["x" * 2**20])
+    repeated = pa.DictionaryArray.from_arrays(pa.array([0] * many, pa.int32()), long)
+    table = pa.table({"track": [str(i) for i in range(many)], "text": repeated})
+    texts = "track,text\n" + "a,b\n" * 2**25
+    files = {
+        "a.parquet": (lambda file: pq.write_table(table, file), "unpacks to more than"),
+        "a.arrow": (lambda file: write_arrow(file, table), "of type dictionary"),
+        "b.arrow": (lambda file: write_arrow(file, pa.table({"a": ["\0" * 2**20]}), "zstd"), "is compressed"),
+        "a.csv": (lambda file: file.write_bytes(b"\0" * 2**20), "is not a text"),
+        "a.jsonl": (lambda file: file.write_bytes(b"\0" * 2**20), "is not a text"),
+        "a.csv.gz": (lambda file: file.write_bytes(gzip.compress(texts.encode())), "unpacks to more than"),
+        "b.csv": (lambda file: file.write_bytes(b"track,text\na," + b"b" * 2**27), "has a line of more than"),
+        "c.arrow": (lambda file: write_arrow(file, pa.table({"a": pa.nulls(2**24)})), "states 16,777,216 rows"),
+        "d.arrow": (lambda file: write_arrow(file, pa.table({"a": [[None]]})), "of type lists of null"),
+        "a.xml": (lambda file: file.write_bytes(b"<a/>"), "files of 'xml', which are not read"),
+    }
+    for name, (make, told) in files.items():
+        (tmp_path / name).mkdir()
+        make(tmp_path / name / name)
+        with pytest.raises(InvalidValue, match=told) as caught:
+            read_data_set("hf", [str(tmp_path / name)], lambda issue: None)
+        assert name in str(caught.value)
+    with pytest.raises(InvalidValue, match="unpacks to more than"):
+        list(read_records(str(tmp_path / "a.parquet" / "a.parquet"), lambda issue: None))
+
+
+def write_arrow(file: Path, table: pa.Table, compression: str | None = None) -> None:
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with pa.ipc.new_stream(file, table.schema, options=options) as stream:
+        stream.write_table(table)
+
+
+def value(kind: str) -> dict[str, str]:
+    return {"dtype": kind, "_type": "Value"}
+
+
+def write_set(folder: Path, columns: dict[str, Any], **features: Any) -> str:
+    """Write a data set that says anything of its columns, and return its name."""
+    folder.mkdir()
+    described = {"info": {"features": {"id": value("string"), **features}}}
+    pq.write_table(
+        pa.table({"id": ["a", "b"], **columns}, metadata={"huggingface": json.dumps(described)}),
+        folder / "train.parquet",
+    )
+    return str(folder)
+
+
+def test_columns_of_any_type_are_read_or_left_out(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    issues: list[Issue] = []
+    sounds = pa.array([[sound(1)], [sound(2), sound(3)]], pa.list_(SOUND))
+    label = {"names": ["rock"], "_type": "ClassLabel"}
+    name = write_set(
+        tmp_path / "a",
+        {"genre": [7, 0], "stems": sounds, "text": ["x", "y"]},
+        genre=label,
+        stems={"feature": {"_type": "Audio"}, "_type": "List"},
+        text=value("string"),
+    )
+    columns = hub.Columns(tags=["genre", "stems"])
+    found = read_data_set("hf", [name], issues.append, columns=columns)
+    assert [(row.track, row.captions, row.tags) for row in found] == [
+        ("a", ["x"], {}),
+        ("b", ["y"], {"genre": ["rock"]}),
+    ]
+    no_audio = pa.array([None, {"bytes": b"", "path": ""}], SOUND)
+    name = write_set(tmp_path / "b", {"audio": no_audio}, audio={"_type": "Audio"})
+    read_data_set("hf", [name], issues.append, audio=tmp_path / "audio")
+    assert [(issue.track, issue.what) for issue in issues] == [("a", "It holds no audio."), ("b", "It holds no audio.")]
+    name = write_set(tmp_path / "c", {"time": pa.array([1, 2**62], pa.timestamp("us"))}, time=value("timestamp[us]"))
+    with pytest.raises(InvalidValue, match=r"Row 2 of '.*c' cannot be read: date value out of range"):
+        read_data_set("hf", [name], issues.append)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("README.md", "---\nconfigs:\n- config_name: [1]\n---\n"),
+        ("README.md", "---\nx: !!python/object/apply:os.getcwd []\n---\n"),
+        ("dataset_infos.json", '{"default": {"features": 5}}'),
+    ],
+)
+def test_what_a_data_set_says_of_itself_may_be_anything(tmp_path: Path, file: str, text: str) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    name = write_set(tmp_path / "a", {})
+    (tmp_path / "a" / file).write_text(text)
+    with pytest.raises(InvalidValue, match=r"The data set '.*a' cannot be loaded: "):
+        read_data_set("hf", [name], lambda issue: None)
+
+
+def test_ids_that_are_longer_than_names_of_files_are_shortened(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    ids = ["a" * 5000, "a" * 5001, "é" * 200, "é" * 201, "a" + "é" * 115, "short"]
+    folder = write_sounds(tmp_path / "set", ids)
+    issues: list[Issue] = []
+    found = read_data_set("hf", [str(folder)], issues.append, audio=tmp_path / "audio")
+    assert [row.track for row in found] == ids
+    assert len({row.file for row in found}) == len(ids)
+    assert found[-1].file.endswith("/short.wav")
+    assert all((tmp_path / "audio" / row.file).read_bytes() == sound(i)["bytes"] for i, row in enumerate(found))
 
 
 @pytest.mark.parametrize("place", ["{}", "../secret.csv", "file://{}", "link.csv"])

@@ -13,7 +13,7 @@ import typer
 from codecdiff.cli.console import Force, err, folded_table, out, progress
 from codecdiff.errors import FileExists, InvalidValue, MissingFile
 from codecdiff.files import atomic_write_text, require_writable
-from codecdiff_datasets.outputs import ISSUES_SHOWN, beside, new_table, write_manifest
+from codecdiff_datasets.outputs import ISSUES_SHOWN, FolderState, beside, new_table, write_manifest
 
 if TYPE_CHECKING:
     from codecdiff.data.manifest import Manifest, ManifestRow
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from codecdiff_datasets.join import JoinResult
 
 LICENSES_SHOWN = 15
+ID_SHOWN = 80  # letters of an id in a message
 
 Source = Annotated[Path, typer.Argument(metavar="MANIFEST", help="Manifest to read.", show_default=False)]
 Output = Annotated[
@@ -87,14 +88,16 @@ def import_data_set(
     """
     from codecdiff.data.manifest import Manifest
     from codecdiff_datasets.audio_check import MISSING, AudioChecker, find_audio
-    from codecdiff_datasets.importers import Columns, audio_folder
+    from codecdiff_datasets.importers import Columns, audio_folder, input_folders
     from codecdiff_datasets.splits import Filter
 
     paths, columns = paths or [], Columns(captions or (), tag_columns or (), id_column)
     check_hf_options(format_name, audio, columns)
     select, depth = Filter(licenses or (), splits or (), tags or ()), check_depth(decode)
     name = Path(paths[0]).resolve().name if paths and format_name in ("folder", "hf") else format_name
-    with new_table(context, output := output or Path(f"{name}.parquet"), force=force) as request:
+    output = output or Path(f"{name}.parquet")
+    state = FolderState.of(*input_folders(format_name, paths, audio, output))
+    with new_table(context, output, force=force, state=state) as request:
         issues: list[Issue] = []
         published = read_source(format_name, paths, issues, audio, columns)
         rows, home = select(published), audio_folder(format_name, paths, audio)
@@ -118,7 +121,8 @@ def read_source(
     with err.status(f"Reading {format_name}") as status:
         rows = read_data_set(format_name, paths, issues.append, audio=audio, columns=columns, progress=status.update)
     if not rows:
-        raise InvalidValue("\n".join(["Nothing could be imported.", *map(str, issues[:ISSUES_SHOWN])]))
+        reason = "" if issues else f" {', '.join(map(repr, paths))} holds no rows."
+        raise InvalidValue("\n".join([f"Nothing could be imported.{reason}", *map(str, issues[:ISSUES_SHOWN])]))
     return rows
 
 
@@ -188,12 +192,15 @@ def join_captions(
 
     def joined(before: Sequence[ManifestRow]) -> Sequence[ManifestRow]:
         columns = JoinColumns(id_column, captions or (), keep or (), on, replace)
-        result = join(before, read_records(table, issues.append), columns)
+        if not (records := list(read_records(table, issues.append))):
+            reasons = [f"'{table}' holds no row that can be read: name another.", *map(str, issues[:ISSUES_SHOWN])]
+            raise InvalidValue("\n".join(reasons))
+        result = join(before, records, columns)
         if not result.matched:
-            examples = ", ".join([*result.unmatched, *result.ambiguous][:3])
+            examples = ", ".join(name[:ID_SHOWN] for name in [*result.unmatched, *result.ambiguous][:3])
             raise InvalidValue(
                 f"None of {result.records} rows matches one track. Ids are like {examples}; "
-                f"tracks like {before[0].track}."
+                f"tracks like {before[0].track[:ID_SHOWN]}."
             )
         show_join(result)
         return result.rows
@@ -210,7 +217,7 @@ def show_join(result: JoinResult) -> None:
     )
     for what, names in (("Match none", result.unmatched), ("Ambiguous", result.ambiguous)):
         if names:
-            listed = f"{what}: {', '.join(names[:5])}{'...' * (len(names) > 5)}"
+            listed = f"{what}: {', '.join(name[:ID_SHOWN] for name in names[:5])}{'...' * (len(names) > 5)}"
             err.print(listed, style="yellow", soft_wrap=True)
 
 
@@ -258,7 +265,8 @@ def write_attribution(
 
     rows = read_manifest(manifest).rows
     text = attribution(rows)
-    if output.exists() and not force and output.read_bytes() != text.encode():
+    is_same = output.is_file() and output.read_bytes() == text.encode()
+    if output.exists() and not force and not is_same:
         raise FileExists(f"'{output}' exists already. Choose another name, or overwrite it with --force.")
     require_writable(output.parent)
     atomic_write_text(output, text)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from codecdiff.data.audio import SUFFIXES
 from codecdiff.data.manifest import ManifestRow
 from codecdiff.data.metadata import Issue, Report, column_names
 from codecdiff.errors import InvalidValue
@@ -20,6 +21,7 @@ DATA_SETS = {  # published as tables: title and the module that reads them
     "fma": ("FMA", fma),
     "musiccaps": ("MusicCaps", musiccaps),
 }
+NAMES = ("metadata.jsonl", "metadata.csv", "copyright")  # of files that are read beside audio
 FORMATS = (*DATA_SETS, "folder", "hf", "game-music")
 
 
@@ -28,6 +30,22 @@ def audio_folder(format_name: str, paths: Sequence[str], audio: Path | None) -> 
     if format_name == "folder":
         return Path(paths[0]) if paths else None
     return game_music.extraction_folder(paths, audio) if format_name == "game-music" else audio
+
+
+def input_folders(
+    format_name: str, paths: Sequence[str], audio: Path | None, output: Path
+) -> tuple[Sequence[Path], Callable[[Path], bool]]:
+    """Return the folders that an import reads, and which of their files it does: not what it writes."""
+    folders = [Path(path) for path in paths if Path(path).is_dir()]
+    if format_name in DATA_SETS and audio:
+        folders.append(audio)
+
+    def is_read(file: Path) -> bool:
+        if format_name == "hf":
+            return file.parent != output.parent or not file.name.startswith(output.stem)
+        return file.suffix.lower() in (*SUFFIXES, ".deb", ".txt") or file.name in NAMES
+
+    return folders, is_read
 
 
 def read_data_set(
@@ -47,6 +65,8 @@ def read_data_set(
     """
     if format_name not in FORMATS:
         raise InvalidValue(f"Unknown format '{format_name}': expected one of {', '.join(FORMATS)}.")
+    if "" in paths:
+        raise InvalidValue(f"A SOURCE of '{format_name}' is empty: name a file or a folder, as . for this one.")
     if format_name in DATA_SETS and paths:
         return _read_tables(format_name, [Path(path) for path in paths], report)
     if format_name == "game-music":

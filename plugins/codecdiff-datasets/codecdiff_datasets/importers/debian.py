@@ -22,9 +22,10 @@ import pyarrow as pa
 
 from codecdiff.data.metadata import unsafe_path
 from codecdiff.errors import InvalidValue, UserError
-from codecdiff.files import atomic_folder
+from codecdiff.files import atomic_folder, require_file
 
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, ValueError, pa.ArrowInvalid)
+FREE_BYTES, GROWTH = 2**28, 16  # music is hardly smaller when it is packed
 ARCHIVES = (".zip", ".pk3")  # in which games keep their files
 APT_OPTIONS = ("Acquire::Retries=1", "Acquire::http::Timeout=20", "Acquire::https::Timeout=20")
 ELSEWHERE = "Or fetch .deb files from packages.debian.org, and name their folder."
@@ -68,15 +69,19 @@ def unpack(package: Path, folder: Path, accept: Callable[[str], bool]) -> None:
     Links, and paths that lead out of the folder, are left out. Raises InvalidValue for a package that is damaged.
     """
     try:
+        limit = FREE_BYTES + GROWTH * require_file(package).stat().st_size
         with atomic_folder(folder) as draft, _open_data(package) as data:
             for member in data:
                 path = PurePosixPath(member.name).as_posix()
                 if not member.isreg() or not (stream := data.extractfile(member)):
                     continue
+                limit -= member.size if accept(path) or path.lower().endswith(ARCHIVES) else 0
+                if limit < 0:
+                    raise ValueError("it unpacks to far more than its size")
                 if accept(path) or re.fullmatch(r"usr/share/doc/[^/]+/copyright", path):
                     _write(stream, path, draft)
                 elif path.lower().endswith(ARCHIVES):
-                    _unpack_archive(stream, path, draft, accept)
+                    limit -= _unpack_archive(stream, path, draft, accept, limit)
     except DAMAGED as error:
         raise InvalidValue(f"'{package}' is not a whole Debian package: {error}. Fetch it again.") from error
 
@@ -101,23 +106,33 @@ def _open_data(package: Path) -> Iterator[tarfile.TarFile]:
     raise ValueError("it holds no files")
 
 
-def _unpack_archive(stream: IO[bytes], path: str, draft: Path, accept: Callable[[str], bool]) -> None:
+def _unpack_archive(stream: IO[bytes], path: str, draft: Path, accept: Callable[[str], bool], limit: int) -> int:
+    """Write the files of an archive that are accepted, no more bytes than the limit, and return how many they are."""
     _write(stream, path, draft)
+    total = 0
     with zipfile.ZipFile(draft / path) as archive:
         for name in archive.namelist():
             inside = (PurePosixPath(path).parent / name).as_posix()
             if not name.endswith("/") and accept(inside):
+                total += archive.getinfo(name).file_size
+                if total > limit:
+                    raise ValueError("it unpacks to far more than its size")
                 with archive.open(name) as content:
                     _write(content, inside, draft)
     (draft / path).unlink()
+    return total
 
 
 def _write(stream: IO[bytes], path: str, folder: Path) -> None:
     if unsafe_path(path):
         return
     file = folder / path
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("wb") as target:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        target = file.open("wb")
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise ValueError(f"'{path}' is in a file, or a folder, of another of its files") from error
+    with target:
         shutil.copyfileobj(stream, target, io.DEFAULT_BUFFER_SIZE * 16)
 
 

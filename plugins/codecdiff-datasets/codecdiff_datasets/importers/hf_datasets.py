@@ -6,6 +6,7 @@ Audio stays encoded, and is written into a folder of the data set's own within t
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,11 +22,14 @@ from codecdiff.data.metadata import CAPTION_FIELDS, Issue, Report, captions_in
 from codecdiff.errors import BrokenPlugin, InvalidValue, MissingFile, UserError
 from codecdiff.files import atomic_write, read_json
 from codecdiff.huggingface import downloads, hub_problem
+from codecdiff_datasets.importers.content import check_content
 from codecdiff_datasets.importers.folder import tags_of
 from codecdiff_datasets.licenses import license_name
 
+BUILDERS = ("arrow", "audiofolder", "csv", "json", "parquet", "text", "webdataset")
 OWN_COLUMNS = {"artist": ("artist", "artist_name"), "title": ("title", "name"), "license": ("license", "licence")}
 IDS = ("track", "id", "track_id", "ytid")  # columns used as names of tracks unless --id-column is set
+MAX_NAME = 230  # bytes; file systems take 255, with digests and suffix
 
 
 @dataclass(frozen=True)
@@ -49,34 +53,56 @@ def load_splits(name: str) -> dict[str, Any]:
     """
     try:
         import datasets
-        from datasets.exceptions import DatasetsError
     except ImportError as error:
         hint = "pip install codecdiff-datasets[hf]"
         raise BrokenPlugin(f"Data sets of the hub need the package datasets: {hint}.") from error
     folder, problem = Path(name), ""
-    if not folder.is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if folder.is_file():
+        raise InvalidValue(f"'{name}' is a file. Name the folder of the data set.")
+    if not name or (not folder.is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", name)):
         raise MissingFile(f"'{name}' is neither a folder nor a data set of the hub, as in owner/name.")
     try:
         if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
             for file in (folder / "dataset_dict.json", folder / "state.json", *folder.glob("*/state.json")):
                 if file.is_file():
-                    _check_files(name, [str(file.parent / path) for path in read_json(file, _SavedFiles).paths])
+                    paths = [str(file.parent / path) for path in read_json(file, _SavedFiles).paths]
+                    _check_files(name, paths)
+                    for path in filter(os.path.isfile, paths):
+                        check_content(Path(path))
             loaded = datasets.load_from_disk(name)
         else:
             problem = "" if folder.is_dir() else hub_problem()
             with downloads(not problem):  # without a connection, what was downloaded before still loads
                 builder = datasets.load_dataset_builder(name)
                 _check_files(name, [path for files in (builder.config.data_files or {}).values() for path in files])
-                builder.download_and_prepare()
+                if builder.name not in BUILDERS:
+                    raise InvalidValue(f"The data set '{name}' has files of '{builder.name}', which are not read.")
+                builder.download_and_prepare(dl_manager=_manager(builder))
                 loaded = builder.as_dataset()
     except UserError:
         raise
-    except (ValueError, OSError, LookupError, RuntimeError, DatasetsError, ImportError) as error:
+    except Exception as error:  # whatever its parsers of YAML, JSON, archives and tables raise
         reason = str(error.__cause__ or error).splitlines() or [type(error).__name__]
-        raise InvalidValue(f"The data set '{name}' cannot be loaded: {problem or reason[0]}") from error
+        raise InvalidValue(f"The data set '{name}' cannot be loaded: {problem or reason[0][:500]}") from error
     if isinstance(loaded, dict):
         return {str(split): table for split, table in loaded.items()}
     return {str(loaded.split or ""): loaded}
+
+
+def _manager(builder: Any) -> Any:
+    """Return a download manager that checks what it has fetched, or found, before it is read."""
+    import datasets
+    from datasets.utils.py_utils import NestedDataStructure
+
+    class CheckedDownloads(datasets.DownloadManager):
+        def download(self, url_or_urls: Any) -> Any:
+            paths = super().download(url_or_urls)
+            for path in NestedDataStructure(paths).flatten():
+                check_content(Path(path))
+            return paths
+
+    options = {"token": builder.token, "storage_options": builder.storage_options, "use_etag": False}
+    return CheckedDownloads(builder.dataset_name, download_config=datasets.DownloadConfig(**options))
 
 
 class _SavedFiles(BaseModel):
@@ -109,19 +135,39 @@ def _home(folder: Path) -> Path:
     return folder.parents[1] if folder.parent.name == "snapshots" else folder
 
 
-def plain_rows(table: Any) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a split of a data set, audio left encoded and labels by their names."""
+def plain_rows(table: Any, name: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a split of a data set of this name, audio left encoded and labels by their names.
+
+    Columns of images and the like, and of several sounds, are None. Raises InvalidValue for a row that cannot be read.
+    """
     import datasets
+    from datasets.features.features import require_decoding
 
     labels: dict[str, Sequence[str]] = {}
+    others: list[str] = []
     for column, feature in table.features.items():
         if isinstance(feature, datasets.Audio):
             table = table.cast_column(column, datasets.Audio(decode=False))
         elif isinstance(feature, datasets.ClassLabel):
             labels[column] = feature.names
-    for row in table:
-        named = {column: names[row[column]] for column, names in labels.items() if row[column] not in (None, -1)}
-        yield {**row, **{column: None for column in labels}, **named}
+        elif require_decoding(feature):
+            others.append(column)
+    rows, number = iter(table.remove_columns(others)), 0
+    while True:
+        number += 1
+        try:
+            row = next(rows, None)
+        except (ValueError, ArithmeticError, LookupError, TypeError) as error:  # of a time that Python has not
+            raise InvalidValue(f"Row {number} of '{name}' cannot be read: {error}. Leave it out.") from error
+        if row is None:
+            return
+        named = {column: _label(names, row[column]) for column, names in labels.items()}
+        yield {**row, **named, **dict.fromkeys(others)}
+
+
+def _label(names: Sequence[str], value: Any) -> str | None:
+    """Return the name of a label, None if it has none."""
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else None
 
 
 def read(name: str, audio: Path | None, columns: Columns, report: Report) -> list[ManifestRow]:
@@ -140,7 +186,7 @@ def read(name: str, audio: Path | None, columns: Columns, report: Report) -> lis
                 raise InvalidValue(f"The data set '{name}' has no column '{column}'. It has: {available}.")
         sounds = [column for column, feature in table.features.items() if isinstance(feature, datasets.Audio)]
         manifest_row = partial(_manifest_row, name, split_name(split), columns, sounds)
-        for number, row in enumerate(plain_rows(table), 1):
+        for number, row in enumerate(plain_rows(table, name), 1):
             new = manifest_row(row, number)
             if new.track in rows:
                 what, field = f"'{new.track}' stands in an earlier row too.", columns.track or "id"
@@ -148,7 +194,7 @@ def read(name: str, audio: Path | None, columns: Columns, report: Report) -> lis
                 continue
             rows[new.track] = new
             if sounds and audio and (problem := _write_sound(row[sounds[0]], name, audio / new.file)):
-                hint = "Store the audio itself, as bytes, or copy the file into the folder of the data set."
+                hint = "Store the audio itself, as bytes, or copy its file into the folder of the data set."
                 report(Issue(f"{name} {split}", problem, hint, number, new.track, sounds[0]))
     return list(rows.values())
 
@@ -199,8 +245,8 @@ def _file_name(track: str, sound: Mapping[str, Any] | None) -> str:
 
 
 def _safe(name: str) -> str:
-    """Spell a name with safe letters, and a digest if another name could have the same spelling."""
-    safe = re.sub(r"[^\w-]+", "_", name)
+    """Spell a name with safe letters, no more than names of files have, and a digest if another may be spelled so."""
+    safe = re.sub(r"[^\w-]+", "_", name).encode()[:MAX_NAME].decode(errors="ignore")
     return safe if safe == name else f"{safe}-{_digest(name)}"
 
 
@@ -214,8 +260,7 @@ def _write_sound(sound: Mapping[str, Any] | None, name: str, file: Path) -> str:
     A row may name a file instead of holding its bytes. It is read only if it lies in the data set: in its folder, or
     for one of the hub in the cache it was fetched into. Returns what is wrong, "" if nothing.
     """
-    if not sound:
-        return ""
+    sound = sound or {}
     data, path = sound.get("bytes"), sound.get("path") or ""
     if data is None and path:
         inside = _inside(path, name)
@@ -223,6 +268,8 @@ def _write_sound(sound: Mapping[str, Any] | None, name: str, file: Path) -> str:
             return f"The audio '{path[:200]}' is a file outside the data set, which is not read."
         if inside.suffix.lower() in SUFFIXES and inside.is_file():
             data = inside.read_bytes()
+    elif not data:
+        return "It holds no audio."
     if data and not (file.is_file() and file.stat().st_size == len(data)):
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(file) as temporary:
@@ -237,7 +284,7 @@ def _inside(path: str, name: str) -> Path | None:
 
     folder, fetched = Path(name), f"datasets--{name.replace('/', '--')}"
     homes = [Path(HF_HUB_CACHE) / fetched, Path(config.DOWNLOADED_DATASETS_PATH)] if not folder.is_dir() else [folder]
-    for home in homes:
+    for home in homes if "\0" not in path and len(path) < 4096 else ():
         file = (home / path).resolve()
         if file.is_relative_to(_home(home)):
             return file

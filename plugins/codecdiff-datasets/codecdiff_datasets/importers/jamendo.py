@@ -80,7 +80,7 @@ def _add(tracks: dict[str, ManifestRow], seen: set[str], split: str, row: TableR
 
 def _manifest_row(row: TableRow, split: str) -> ManifestRow:
     track, path = row.required("TRACK_ID"), row.required("PATH")
-    number = re.fullmatch(r"track_(\d+)", track)
+    number = re.fullmatch(r"track_(\d{1,18})", track, re.ASCII)
     if not number:
         raise row.error("TRACK_ID", f"'{track[:40]}' is not the id of a track, as in track_0000382.")
     if reason := unsafe_path(path):
