@@ -167,12 +167,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 47_599,
-    "lines: core": 19_614,
+    "lines: library in all": 47_609,
+    "lines: core": 19_624,
     "lines: interfaces": 444,
     "lines: evaluation": 8_755,
     "lines: must-read set": 5_255,
-    "lines: import closure of the recipe": 9_789,
+    "lines: import closure of the recipe": 9_799,
     "import levels": 8,
 }
 

@@ -16,7 +16,7 @@ from codecdiff.errors import InvalidValue, MissingFile, UnusableFile, did_you_me
 
 MAX_BYTES, MAX_DEPTH, MAX_BITS = 2**24, 64, 1000  # no number of as many bits is too large for a float
 MAX_VALUES = 100_000  # in YAML, which takes 2 kB of memory and 10 us for each
-OF_TAGS = (ArithmeticError, AttributeError, LookupError, TypeError)  # what a value that is no such tag raises in YAML
+OF_TAGS = (ArithmeticError, AttributeError, LookupError, TypeError)  # of a value that its tag in YAML does not fit
 LONG_NUMBER = re.compile(r"[-+]?[\d_:.]{1000,}", re.ASCII)  # colons are those of base 60
 
 
