@@ -137,7 +137,18 @@ def _refusal(error: OSError) -> str:
     if error.errno not in REFUSALS:
         return ""
     file = f"'{error.filename}'" if error.filename else "A file"
+    if not error.filename and _is_refused_output(error):
+        return f"Standard output cannot be written: {error.strerror}. Free space, or write it to another file."
     return f"{file} cannot be read or written: {error.strerror}. Free space, change its permissions or name another."
+
+
+def _is_refused_output(error: OSError) -> bool:
+    """Return whether an error is of standard output: what it did not take is still to be written, and fails again."""
+    try:
+        sys.stdout.flush()
+    except OSError as again:
+        return again.errno == error.errno
+    return False
 
 
 def numbered(file: Path, number: int) -> list[Path]:
