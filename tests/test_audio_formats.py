@@ -586,3 +586,9 @@ def test_a_remedy_can_be_run(tmp_path: Path, name: str, remedy: str) -> None:
     flac[len(flac) // 2 : len(flac) // 2 + 5000] = bytes(5000)
     is_flac = name.lower().endswith(".flac")
     assert remedy in refused(tmp_path, bytes(flac) if is_flac else b"\0\0\0\x1cftypisom" + bytes(100), name)
+
+
+@pytest.mark.parametrize("channels", [(1, 2), (2, 1), (1, 2, 1)])
+def test_mp3_of_one_channel_joined_with_two_is_read_whole(tmp_path: Path, channels: tuple[int, ...]) -> None:
+    parts = [encoded(np.stack([music()] * count, 1), "MP3") for count in channels]
+    assert len(read(tmp_path, b"".join(parts), "a.mp3")) == len(channels) * len(music())

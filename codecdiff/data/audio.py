@@ -239,9 +239,7 @@ def _stored_blocks(
         report(issue)
 
 
-def open_streams(
-    file: Path | str, report: Callable[[str], None] = lambda issue: None
-) -> Iterator[soundfile.SoundFile]:
+def open_streams(file: Path | str, report: Callable[[str], None] = lambda issue: None) -> Iterator[soundfile.SoundFile]:
     """Open a file, and the files that were joined to make it, one after another; each is closed before the next.
 
     One that cannot be sought in has no known length. `report` is called at the end with what may be wrong with it.

@@ -660,18 +660,21 @@ def _find_frame(data: Buffer, offset: int, stop: int, size: int) -> int | None:
 
 
 def _runs(data: Buffer, offset: int, size: int) -> list[FrameRun]:
-    """Walk through all frames. A tag that counts frames begins a run, and so does another rate or junk between them."""
+    """Walk through all frames.
+
+    A tag that counts frames begins a run, and so do another rate, one channel rather than two, and junk between them.
+    """
     runs: list[FrameRun] = []
     while offset < size:
         header, (declared, tag) = bytes(data[offset : offset + 4]), _tag(data, offset)
-        kind, place = _key(header), _tag_place(header)
+        kind, place, is_mono = _key(header), _tag_place(header), header[3] >= 0xC0
         start, offset = offset, offset + (0 if declared is None else SIZES[kind])
         run = FrameRun(start, min(offset, size), header, declared, tag)
         runs.append(run)
-        while length := SIZES.get(key := _key(data, offset)):
-            if (key ^ kind) & SAME:
+        while length := SIZES.get(key := _key(frame := data[offset : offset + place + 6])):
+            if (key ^ kind) & SAME or (frame[3] >= 0xC0) != is_mono:
                 break
-            behind = data[offset + place : offset + place + 6]  # a checksum
+            behind = frame[place:]  # a checksum
             if run.frames and (TAGS[0] in behind or TAGS[1] in behind):
                 break
             if offset + length > size:

@@ -36,7 +36,7 @@ FETCH = "Fetch it again, or leave it: it is not encoded."
 
 @dataclass(frozen=True)
 class AudioCheck:
-    """The result of trying a file: its seconds, what is wrong with it, and what may be though it can be used, if any."""
+    """The result of trying a file: its seconds, what is wrong with it, and what may be although it can be used."""
 
     seconds: float = 0.0
     problem: str = ""
@@ -82,7 +82,7 @@ class AudioChecker:
             with suppress(OSError):  # its folder cannot be written, or another run has it open
                 log = stack.enter_context(AppendLog(self.log)) if self.log else None
             pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
-            logged = {row["key"]: AudioCheck(row["seconds"], row["problem"], row.get("doubt", "")) for row in log.rows()} if log else {}
+            logged = {row.pop("key"): AudioCheck(**row) for row in (log.rows() if log else ())}
 
             def check(file: Path) -> AudioCheck:
                 key = self._key(file)
