@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -95,14 +96,12 @@ def _check_seal(path: Path | str) -> None:
     with Path(path).open("rb") as stream:
         if not (place := _place_of_seal(stream)):
             return
-        stream.seek(0)
-        digest = hashlib.sha256()
-        while part := stream.read(min(2**20, place - stream.tell())):  # a map would end the process if it got shorter
-            digest.update(part)
-        seal = stream.read(len(NO_SEAL))
-        digest.update(NO_SEAL)
-        while part := stream.read(2**20):
-            digest.update(part)
+        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
+            end = place + len(NO_SEAL)
+            digest = hashlib.sha256(data[:place])
+            digest.update(NO_SEAL)
+            digest.update(data[end:])
+            seal = bytes(data[place:end])
     if digest.hexdigest().encode() != seal and not _has_copied_seal(path):
         raise DamagedFile(f"'{path}' is damaged: it is not what was written. Make it again, or copy it again.")
 
