@@ -159,8 +159,8 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 46_898,
-    "lines: core": 19_214,
+    "lines: library in all": 47_086,
+    "lines: core": 19_391,
     "lines: interfaces": 444,
     "lines: evaluation": 8_755,
     "lines: must-read set": 5_255,

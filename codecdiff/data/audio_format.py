@@ -290,7 +290,7 @@ def _samples(
 
 
 def _slack(block: int, channels: int, bits: int) -> int:
-    """Return the slack of samples: one of all channels, which nobody hears, but not a block of compressed ones."""
+    """Return the slack of samples: one of all channels, which is inaudible, but not a block of compressed ones."""
     return max(2, block) if 8 * block == channels * (bits + -bits % 8) else 1
 
 
