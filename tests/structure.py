@@ -167,8 +167,8 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 47_609,
-    "lines: core": 19_624,
+    "lines: library in all": 47_797,
+    "lines: core": 19_801,
     "lines: interfaces": 444,
     "lines: evaluation": 8_755,
     "lines: must-read set": 5_255,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import struct
 from collections import Counter
@@ -18,6 +19,7 @@ from codecdiff import Codec
 from codecdiff.codecs import CodecWrapper
 from codecdiff.data import EncodeConfig, SegmentConfig, encode_tracks, find_tracks
 from codecdiff.data.audio import BadAudio, read_audio, seconds_of, stream_audio, write_audio
+from codecdiff.data.audio_format import FileBytes
 from codecdiff.data.segments import read_segments
 
 RATE = 44_100
@@ -475,3 +477,118 @@ def test_files_of_16_bits_hold_the_same_samples_rounded_in_every_format(tmp_path
         write_audio(tmp_path / f"a{suffix}", audio, 44_100)
         samples, _ = soundfile.read(tmp_path / f"a{suffix}", dtype="int16")
         assert np.array_equal(samples, expected), suffix
+
+
+# Files that another program writes, or that are a little wrong
+
+CHANGED = r"'.*a\.\w+' changed while it was read\. Wait until it is written, then run the command again\."
+
+
+@pytest.mark.parametrize("kind", ["OGG", "WAV", "FLAC", "MP3", "AIFF"])
+@pytest.mark.parametrize("change", ["shorter", "longer", "rewritten"])
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, kind: str, change: str) -> None:
+    file = tmp_path / f"a.{kind.lower()}"
+    file.write_bytes(contents := encoded(music(20), kind))
+    blocks = stream_audio(file, RATE, 1)
+    for _ in range(3):
+        next(blocks)
+    if change == "shorter":
+        os.truncate(file, len(contents) // 3)
+    elif change == "longer":
+        file.write_bytes(contents + bytes(100))
+    else:
+        file.write_bytes(contents)
+        os.utime(file, ns=(0, 0))
+    with pytest.raises(BadAudio, match=CHANGED):
+        list(blocks)
+
+
+@pytest.mark.parametrize("kind", ["OGG", "FLAC", "MP3"])
+def test_a_file_that_gets_shorter_while_its_layout_is_read_is_refused(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, load, loads = tmp_path / f"a.{kind.lower()}", FileBytes._load, list[int]()
+    file.write_bytes(encoded(music(20), kind))
+
+    def shortening(data: FileBytes, start: int, stop: int) -> None:
+        if loads:
+            os.truncate(file, 8192)
+        loads.append(start)
+        load(data, start, stop)
+
+    monkeypatch.setattr(FileBytes, "_load", shortening)
+    with pytest.raises(BadAudio, match=CHANGED):
+        list(stream_audio(file, RATE, 1))
+    assert len(loads) == 2
+
+
+def said_of(folder: Path, contents: bytes, name: str) -> list[str]:
+    (folder / name).write_bytes(contents)
+    issues = list[str]()
+    for _ in stream_audio(folder / name, RATE, 1, report=issues.append):
+        pass
+    return issues
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_ogg_that_ends_without_its_last_page_is_read_and_said(tmp_path: Path, subtype: str) -> None:
+    whole = encoded(music(5, 48_000), "OGG", 48_000, subtype=subtype)
+    cut = whole[: whole.rindex(b"OggS")]
+    issue = "ends without its last page: it may be cut short. Compare its length."
+    assert said_of(tmp_path, whole, "a.ogg") == []
+    assert said_of(tmp_path, whole + whole, "a.ogg") == []
+    assert said_of(tmp_path, cut, "a.ogg") == [f"It {issue}"]
+    assert said_of(tmp_path, cut + whole, "a.ogg") == [f"It {issue}"]
+    assert said_of(tmp_path, whole + cut + whole, "a.ogg") == [f"Link 2 of its chain {issue}"]
+    assert said_of(tmp_path, whole + cut, "a.ogg") == [f"Link 2 of its chain {issue}"]
+
+
+@pytest.mark.parametrize("channels", [1, 2, 6])
+@pytest.mark.parametrize("kind", ["WAV", "W64", "AIFF"])
+def test_a_size_that_is_less_than_a_sample_too_large_is_no_cut(tmp_path: Path, channels: int, kind: str) -> None:
+    samples = np.stack([music(0.1)] * channels, 1)
+    contents = encoded(samples, kind)
+    for missing in range(1, 2 * channels + 1):
+        expected = len(samples) - 1  # whose last sample is not whole
+        assert len(read(tmp_path, contents[:-missing], "a.wav")) == expected
+    assert "cut short: it ends" in refused(tmp_path, contents[: -2 * channels - 1], "a.wav")
+    if kind == "WAV":
+        place = contents.index(b"data") + 4
+        size = len(contents) - place - 4
+        for more in (1, 2 * channels):
+            wrong = replaced(contents, (place, struct.pack("<I", size + more)))
+            assert len(read(tmp_path, wrong, "a.wav")) == len(samples)
+
+
+def test_a_block_of_compressed_samples_that_is_missing_is_a_cut(tmp_path: Path) -> None:
+    wav = encoded(music(), "WAV", subtype="IMA_ADPCM")
+    assert "cut short: it ends 2 bytes" in refused(tmp_path, wav[:-2], "a.wav")
+
+
+def test_an_empty_chunk_of_samples_before_the_real_one_is_left_out(tmp_path: Path) -> None:
+    wav = encoded(music(), "WAV")
+    place = wav.index(b"data")
+    for empty in (chunk(b"data", b""), chunk(b"data", b"") + chunk(b"LIST", b"INFO") + chunk(b"data", b"")):
+        assert len(read(tmp_path, wav[:place] + empty + wav[place:], "a.wav")) == len(music())
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("a.flac", "ffmpeg -i 'a.flac' 'a.wav'"),
+        ("A.FLAC", "ffmpeg -i 'A.FLAC' 'A.wav'"),
+        ("-a b.flac", "ffmpeg -i './-a b.flac' './-a b.wav'"),
+        ("it's.m4a", r"ffmpeg -i 'it'\''s.m4a' 'it'\''s.flac'"),
+    ],
+)
+def test_a_remedy_can_be_run(tmp_path: Path, name: str, remedy: str) -> None:
+    flac = bytearray(encoded(music(), "FLAC"))
+    flac[len(flac) // 2 : len(flac) // 2 + 5000] = bytes(5000)
+    is_flac = name.lower().endswith(".flac")
+    assert remedy in refused(tmp_path, bytes(flac) if is_flac else b"\0\0\0\x1cftypisom" + bytes(100), name)
+
+
+@pytest.mark.parametrize("channels", [(1, 2), (2, 1), (1, 2, 1)])
+def test_mp3_of_one_channel_joined_with_two_is_read_whole(tmp_path: Path, channels: tuple[int, ...]) -> None:
+    parts = [encoded(np.stack([music()] * count, 1), "MP3") for count in channels]
+    assert len(read(tmp_path, b"".join(parts), "a.mp3")) == len(channels) * len(music())

@@ -517,3 +517,13 @@ def test_a_warning_holds_no_control_characters() -> None:
     program += "try:\n    main()\nexcept SystemExit:\n    warnings.warn('red \\x1b[31m')"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stderr == "red \ufffd[31m\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_full_standard_output_is_named(options: tuple[str, ...]) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "codecdiff", "plugins", *options]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert "Standard output cannot be written: No space left on device. Free space" in done.stderr

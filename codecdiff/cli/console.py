@@ -57,6 +57,7 @@ REFUSALS = {
     *(errno.ENOTDIR, errno.EPERM, errno.EROFS),
 }
 INVISIBLE = ("Cc", "Cf", "Cs")  # categories of Unicode: control, format, surrogate
+STANDARD_OUTPUT = "<stdout>"
 STOPPED = "Stopped. Run the same command again to resume."
 CLOCK = re.compile(r"(?:(\d+):(?=\d\d:))?(\d+):(\d\d(?:\.\d*)?)", re.ASCII)  # h:mm:ss, m:ss
 
@@ -95,6 +96,20 @@ class Screen(Console):
         """Return text that can be shown."""
         return super().render_str(plain(text), **options)
 
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print objects, as a rich console does. The error of an output that takes no more says which it is."""
+        with _naming_output():
+            super().print(*objects, **options)
+
+
+@contextmanager
+def _naming_output() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or STANDARD_OUTPUT
+        raise
+
 
 out = Screen(markup=False, emoji=False, highlight=False)
 err = Screen(markup=False, emoji=False, highlight=False, stderr=True)
@@ -102,7 +117,8 @@ err = Screen(markup=False, emoji=False, highlight=False, stderr=True)
 
 def print_json(value: Any) -> None:
     """Print a value as JSON, in ASCII: control characters in it do not reach the terminal."""
-    typer.echo(json.dumps(value, indent=2))
+    with _naming_output():
+        typer.echo(json.dumps(value, indent=2))
 
 
 def error_line(error: BaseException) -> str:
@@ -145,6 +161,8 @@ def _refusal(error: OSError) -> str:
     """Return a sentence for what the system refused to do with a file; empty for other errors."""
     if error.errno not in REFUSALS:
         return ""
+    if error.filename == STANDARD_OUTPUT:
+        return f"Standard output cannot be written: {error.strerror}. Free space, or write it to another file."
     file = f"'{error.filename}'" if error.filename else "A file"
     return f"{file} cannot be read or written: {error.strerror}. Free space, change its permissions or name another."
 

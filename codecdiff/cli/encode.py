@@ -173,7 +173,7 @@ def tracks_of(paths: list[Path]) -> list[Track]:
     """
     from dataclasses import replace
 
-    from codecdiff.data.audio import SUFFIXES
+    from codecdiff.data.audio import SUFFIXES, how_to_convert
     from codecdiff.data.metadata import OTHER_SUFFIXES, Track, find_tracks
 
     for path in paths:
@@ -182,7 +182,7 @@ def tracks_of(paths: list[Path]) -> list[Track]:
         if path.is_file() and path.suffix.lower() not in SUFFIXES:
             hint = f"Formats: {', '.join(SUFFIXES)}."
             if path.suffix.lower() in OTHER_SUFFIXES:
-                hint = f"Convert it with ffmpeg -i '{path.name}' '{path.stem}.flac'."
+                hint = f"{how_to_convert(path)}."
             raise InvalidValue(f"'{path}' is not audio that can be read, by its name. {hint}")
     requested = {Path(os.path.abspath(path)) for path in paths}  # not where links lead, whose names say nothing
     folders = sorted({path if path.is_dir() else path.parent for path in requested})

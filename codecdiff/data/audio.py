@@ -18,7 +18,7 @@ import soxr
 import torch
 from torch import Tensor
 
-from codecdiff.data.audio_format import MAX_HEADER, OtherFormat, View, layout_of, wave_comment
+from codecdiff.data.audio_format import MAX_HEADER, ChangedFile, OtherFormat, View, layout_of, wave_comment
 from codecdiff.data.audio_writer import BLOCK, keeps_comment, write_audio
 from codecdiff.errors import InvalidValue
 from codecdiff.files import require_file
@@ -26,6 +26,7 @@ from codecdiff.files import require_file
 __all__ = [
     "SUFFIXES",
     "BadAudio",
+    "how_to_convert",
     "keeps_comment",
     "open_streams",
     "read_audio",
@@ -51,6 +52,9 @@ OGG_SPEAKERS = {3: "L C R", 4: "L R BL BR", 5: "L C R BL BR", 6: "L C R BL BR LF
 OGG_SPEAKERS |= {8: "L C R SL SR BL BR LF"}
 DOWNMIX = {"L": (1, 0), "R": (0, 1), "C": (0.5**0.5, 0.5**0.5), "LF": (0, 0), "BC": (0.5, 0.5)}  # ITU-R BS.775, Annex 4
 DOWNMIX |= {"BL": (0.5**0.5, 0), "SL": (0.5**0.5, 0), "BR": (0, 0.5**0.5), "SR": (0, 0.5**0.5)}
+
+
+StoredBlock = tuple[int, np.ndarray, str]  # sample rate (Hz), samples (t, ch), speakers
 
 
 class BadAudio(InvalidValue):
@@ -103,14 +107,15 @@ def stream_audio(
         channels: That audio is mixed to.
         start: Seconds to leave out.
         seconds: At most so many are read; None reads to the end.
-        report: Called with what is wrong with the samples of a file that can be used, at its end.
+        report: Called with what is wrong with a file that can be used, at its end.
 
     Raises:
-        BadAudio: As `read_audio` does; for NaN samples perhaps only after some blocks.
+        BadAudio: As `read_audio` does; for NaN samples, and for a file that another program writes meanwhile, perhaps
+            only after some blocks.
 
     """
     resampler, first, rate_before = None, np.zeros((0, channels), np.float32), 0
-    for rate, stored, speakers in _stored_blocks(Path(file), channels, start, seconds, report):
+    for rate, stored, speakers in _unchanged(Path(file), _stored_blocks(Path(file), channels, start, seconds, report)):
         samples = _mix(stored, channels, speakers)
         if resampler is not None and rate != rate_before:  # another of the files that were joined
             yield from _last(resampler, channels, first)
@@ -179,13 +184,38 @@ class SampleStats:
             yield f"Its two channels are out of phase: mixed to one, {lost:.0f} dB are lost. Invert one of them."
 
 
+def _unchanged(file: Path, blocks: Iterator[StoredBlock]) -> Iterator[StoredBlock]:
+    """Yield the blocks of a file. Raises BadAudio if it is not at their end what it was before them."""
+    before = _state(file)
+    try:
+        yield from blocks
+    except BadAudio as error:
+        if _state(file) != before:
+            raise _changed(file) from error
+        raise
+    if _state(file) != before:
+        raise _changed(file)
+
+
+def _state(file: Path) -> tuple[int, int] | None:
+    """Return what differs once a file was written, None if it cannot be looked at."""
+    try:
+        return (status := file.stat()).st_size, status.st_mtime_ns
+    except OSError:
+        return None
+
+
+def _changed(file: Path) -> BadAudio:
+    return BadAudio(f"'{file}' changed while it was read. Wait until it is written, then run the command again.")
+
+
 def _stored_blocks(
     file: Path, channels: int, start: float, seconds: float | None, report: Callable[[str], None]
-) -> Iterator[tuple[int, np.ndarray, str]]:
+) -> Iterator[StoredBlock]:
     """Yield the sample rate (Hz), samples (t, ch) and speakers of a file, block by block, as `stream_audio` does."""
     stats, is_empty = SampleStats(), True
     skip, left = start, FOREVER if seconds is None else seconds  # seconds
-    for sound in open_streams(file):
+    for sound in open_streams(file, report):
         rate = sound.samplerate
         speakers = (OGG_SPEAKERS if sound.format == "OGG" else SPEAKERS).get(sound.channels, "")
         first = round(skip * rate)
@@ -209,10 +239,11 @@ def _stored_blocks(
         report(issue)
 
 
-def open_streams(file: Path | str) -> Iterator[soundfile.SoundFile]:
+def open_streams(file: Path | str, report: Callable[[str], None] = lambda issue: None) -> Iterator[soundfile.SoundFile]:
     """Open a file, and the files that were joined to make it, one after another; each is closed before the next.
 
-    One that cannot be sought in has no known length. Raises BadAudio for a file that cannot be used.
+    One that cannot be sought in has no known length. `report` is called at the end with what may be wrong with it.
+    Raises BadAudio for a file that cannot be used.
     """
     file = Path(file)
     try:
@@ -229,6 +260,10 @@ def open_streams(file: Path | str) -> Iterator[soundfile.SoundFile]:
                     if not stream.has_length:
                         sound.seekable = lambda: False  # libsndfile would look for the end, in vain
                     yield sound
+                if view.is_short:
+                    raise ChangedFile
+        if layout.issue:
+            report(layout.issue)
     except BadAudio:
         raise
     except (soundfile.LibsndfileError, OSError, TypeError, ValueError) as error:
@@ -237,7 +272,9 @@ def open_streams(file: Path | str) -> Iterator[soundfile.SoundFile]:
 
 def _unreadable(file: Path, error: Exception, hint: str = "Fetch it again, or leave it out.") -> BadAudio:
     """Return the error for a file that is not audio that can be read; `hint` says what to do unless the error does."""
-    reason, convert = str(error), f"Convert it with ffmpeg -i '{file.name}' '{file.stem}.flac'"
+    if isinstance(error, ChangedFile):
+        return _changed(file)
+    reason, convert = str(error), how_to_convert(file)
     if isinstance(error, OtherFormat) and error.is_audio:
         hint = f"{convert}, or leave it out."
     elif isinstance(error, FileNotFoundError):
@@ -250,6 +287,14 @@ def _unreadable(file: Path, error: Exception, hint: str = "Fetch it again, or le
         reason = contents if is_unclear else error.error_string.removeprefix("Error : ")
         hint = hint if is_unclear else f"{convert}, fetch it again, or leave it out."
     return BadAudio(f"'{file}' cannot be read as audio: {reason.rstrip('.')}. {hint}")
+
+
+def how_to_convert(file: Path) -> str:
+    """Return the sentence, without its period, on how to make a file of audio that can be read of another."""
+    converted = file.with_suffix(".wav" if file.suffix.lower() == ".flac" else ".flac")
+    names = [f"./{each.name}" if each.name.startswith("-") else each.name for each in (file, converted)]
+    source, target = ("'" + name.replace("'", "'\\''") + "'" for name in names)  # as `shlex.quote`, but always
+    return f"Convert it with ffmpeg -i {source} {target}"
 
 
 def _check_bounds(file: Path, sound: soundfile.SoundFile) -> None:

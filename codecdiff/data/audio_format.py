@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import mmap
 import re
 import struct
 import zlib
@@ -18,10 +17,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, overload
 
-Buffer = mmap.mmap | bytes | bytearray
 Order = Literal["little", "big"]
+BLOCK = 2**16  # bytes of a file that are read at once
+BEHIND = 2**12  # of them, bytes on the other side of where a file is read from
 MAX_TEXT = 4096  # bytes that say whether a file is text: a header of NIST SPHERE is, and has 1024
 MAX_HEADER = 2**16  # bytes of a chunk that says what samples are
 
@@ -58,6 +58,73 @@ class OtherFormat(ValueError):
         self.is_audio = is_audio
 
 
+class ChangedFile(ValueError):
+    """A file that holds less than when it was opened: another program writes it."""
+
+
+class FileBytes:
+    """The bytes of an open file, read block by block: a map of one that gets shorter would end the process.
+
+    Raises ChangedFile where it has become shorter.
+    """
+
+    def __init__(self, file: io.RawIOBase | BinaryIO, size: int):
+        self._file, self._size = file, size
+        self._start, self._block = 0, b""
+
+    def __len__(self) -> int:
+        return self._size
+
+    @overload
+    def __getitem__(self, place: int) -> int: ...
+    @overload
+    def __getitem__(self, place: slice) -> bytes: ...
+    def __getitem__(self, place: int | slice) -> int | bytes:
+        start, stop = (place.start or 0, place.stop) if isinstance(place, slice) else (place, place + 1)
+        offset = start - self._start
+        if stop is None or offset < 0 or stop - self._start > len(self._block):
+            stop = self._size if stop is None else min(stop, self._size)
+            self._load(start, max(start, stop))
+            offset = start - self._start
+        return self._block[offset : stop - self._start] if isinstance(place, slice) else self._block[offset]
+
+    def _load(self, start: int, stop: int) -> None:
+        """Read the block that holds these bytes: it goes on in the direction of what was read before."""
+        first = max(0, start - BEHIND if start >= self._start else stop + BEHIND - BLOCK)
+        first = min(first, start)
+        last = min(self._size, max(stop, first + BLOCK))
+        self._file.seek(first)
+        block = self._file.read(max(0, last - first))
+        if len(block) < last - first:
+            raise ChangedFile
+        self._start, self._block = first, block
+
+    def find(self, part: bytes, start: int, stop: int | None = None) -> int:
+        """Return where a part begins at or after `start` and ends by `stop`, -1 if it does nowhere."""
+        stop = self._size if stop is None else min(stop, self._size)
+        while start + len(part) <= stop:
+            if start < self._start or start + len(part) > self._start + len(self._block):
+                self._load(start, start + len(part))
+            if (place := self._block.find(part, start - self._start, stop - self._start)) >= 0:
+                return self._start + place
+            start = self._start + len(self._block) - len(part) + 1
+        return -1
+
+    def rfind(self, part: bytes, start: int, stop: int) -> int:
+        """Return where the last part begins that does so at or after `start` and ends by `stop`, -1 if none does."""
+        while start + len(part) <= stop:
+            if stop - len(part) < self._start or stop > self._start + len(self._block):
+                self._load(stop - len(part), stop)
+            first = max(start, self._start)
+            if (place := self._block.rfind(part, first - self._start, stop - self._start)) >= 0:
+                return self._start + place
+            stop = first + len(part) - 1
+        return -1
+
+
+Buffer = FileBytes | bytes | bytearray
+
+
 @dataclass(frozen=True)
 class Stream:
     """A part of a file that can be read as a file of its own.
@@ -75,16 +142,26 @@ class Stream:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a file is: its streams, and the proof that it was cut short or is damaged, "" if there is none."""
+    """What a file is.
+
+    streams: What to read, one after another.
+    damage: The proof that it was cut short or is damaged, "" if there is none.
+    issue: A sentence on what may be wrong with a file that can be used, "" if nothing is.
+    """
 
     streams: tuple[Stream, ...]
     damage: str = ""
+    issue: str = ""
 
 
 class View:
-    """A stream of a file, as a file of its own: what libsndfile reads in place of the whole."""
+    """A stream of a file, as a file of its own: what libsndfile reads in place of the whole.
+
+    is_short: Whether the file held less than the stream, which libsndfile takes for its end.
+    """
 
     def __init__(self, file: BinaryIO, stream: Stream):
+        self.is_short = False
         self._file, self._stream, self._position = file, stream, 0
         self._size = len(stream.prefix) + stream.stop - stream.start
 
@@ -106,23 +183,27 @@ class View:
         contents = bytearray(ahead)
         if 0 <= start < self._stream.stop and len(ahead) < len(view):
             self._file.seek(start)
-            contents += self._file.read(min(len(view) - len(ahead), self._stream.stop - start))
+            count = min(len(view) - len(ahead), self._stream.stop - start)
+            contents += self._file.read(count)
+            self.is_short = self.is_short or len(contents) < len(ahead) + count
         view[: len(contents)] = contents
         self._position += len(contents)
         return len(contents)
 
 
 def layout_of(file: Path) -> Layout:
-    """Return the layout of a file. Raises OSError, and OtherFormat if it is empty or is known to be something else."""
-    with file.open("rb") as stream:
+    """Return the layout of a file.
+
+    Raises OSError, ChangedFile, and OtherFormat if it is empty or is known to be something else.
+    """
+    with file.open("rb", buffering=0) as stream:
         size = stream.seek(0, io.SEEK_END)
         if not size:
             raise OtherFormat("it is empty, 0 bytes")
-        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            try:
-                return _layout(data, size)
-            except (struct.error, IndexError) as error:
-                raise OtherFormat("its headers are damaged") from error
+        try:
+            return _layout(FileBytes(stream, size), size)
+        except (struct.error, IndexError) as error:
+            raise OtherFormat("its headers are damaged") from error
 
 
 def _layout(data: Buffer, size: int) -> Layout:
@@ -191,17 +272,26 @@ def _is_chunks(data: Buffer, start: int, size: int, order: Order) -> bool:
     return start >= size
 
 
-def _samples(start: int, size: int, length: int | None, block: int, header: Callable[[int], bytes]) -> Layout:
+def _samples(
+    start: int, size: int, length: int | None, block: int, slack: int, header: Callable[[int], bytes]
+) -> Layout:
     """Return the layout of a file whose samples begin at `start` and take `length` bytes; None if that is unknown.
 
     block: bytes of the samples of all channels at one time.
+    slack: bytes that `length` may exceed what there is by: some programs count a byte that pads, or a sample too many.
     header: what is read before so many bytes of samples.
     """
     available = max(0, size - start)
     missing = 0 if length is None else length - available
-    count = available // block * block if length is None else min(length, available)
-    text = f"cut short: it ends {missing:,} bytes before its last sample" if missing > 0 else ""
+    is_inexact = length is None or 0 < missing <= slack
+    count = available // block * block if is_inexact else min(length or 0, available)
+    text = f"cut short: it ends {missing:,} bytes before its last sample" if missing > slack else ""
     return Layout((Stream(start, start + count, prefix=header(count)),), text)
+
+
+def _slack(block: int, channels: int, bits: int) -> int:
+    """Return the slack of samples: one of all channels, which is inaudible, but not a block of compressed ones."""
+    return max(2, block) if 8 * block == channels * (bits + -bits % 8) else 1
 
 
 def _wave_header(order: Order, formats: bytes, fact: bytes, count: int) -> bytes:
@@ -223,15 +313,17 @@ def _wave(data: Buffer, begin: int, size: int) -> Layout:
     order: Order = "big" if data[begin : begin + 4] == b"RIFX" else "little"
     chunks: dict[bytes, bytes] = {}
     start = length = 0
-    for name, start, length in _chunks(data, begin + 12, size, order):
-        if name == b"data":
+    for name, first, count in _chunks(data, begin + 12, size, order):
+        if name != b"data":
+            chunks.setdefault(name, bytes(data[first : first + min(count, MAX_HEADER)]))
+            continue
+        start, length = first, count
+        if length or not _is_chunks(data, start, size, order):  # an empty one may be before that with samples
             break
-        chunks.setdefault(name, bytes(data[start : start + min(length, MAX_HEADER)]))
-    else:
-        return Layout((Stream(begin, size),))
-    if len(formats := chunks.get(b"fmt ", b"")) < 16:
+    if not start or len(formats := chunks.get(b"fmt ", b"")) < 16:
         return Layout((Stream(begin, size),))
     block = max(1, int.from_bytes(formats[12:14], order))
+    slack = _slack(block, int.from_bytes(formats[2:4], order), int.from_bytes(formats[14:16], order))
     long = int.from_bytes(chunks[b"ds64"][8:16], "little") if b"ds64" in chunks and length in (0, 2**32 - 1) else None
     if long is not None:
         is_unknown = long == 0 or _is_unknown(long) or long >= 2**63 - 1
@@ -243,7 +335,7 @@ def _wave(data: Buffer, begin: int, size: int) -> Layout:
         stop = size if is_unknown else min(size, start + length)
         return _mp3(data, start, stop) or Layout((Stream(begin, size),))
     header = partial(_wave_header, order, formats, chunks.get(b"fact", b""))
-    return _samples(start, size, None if is_unknown else length, block, header)
+    return _samples(start, size, None if is_unknown else length, block, slack, header)
 
 
 def _wave64(data: Buffer, begin: int, size: int) -> Layout:
@@ -256,8 +348,9 @@ def _wave64(data: Buffer, begin: int, size: int) -> Layout:
         if data[start : start + 4] == b"data" and len(formats) >= 16:
             is_unknown = size > start + 24 and (length <= 24 or length >= 2**63 - 1)
             block = max(1, int.from_bytes(formats[12:14], "little"))
+            slack = _slack(block, int.from_bytes(formats[2:4], "little"), int.from_bytes(formats[14:16], "little"))
             header = partial(_wave_header, "little", formats, b"")
-            return _samples(start + 24, size, None if is_unknown else length - 24, block, header)
+            return _samples(start + 24, size, None if is_unknown else length - 24, block, slack, header)
         start += max(24, length + -length % 8)
     return Layout((Stream(begin, size),))
 
@@ -285,7 +378,8 @@ def _aiff(data: Buffer, begin: int, size: int) -> Layout:
         return struct.pack(">4sI", b"FORM", min(len(chunks) + count, 2**32 - 1)) + chunks
 
     block = max(1, channels) * max(1, -(-bits // 8))
-    return _samples(first, size, None if is_unknown else start + length - first, block, header)
+    slack = max(2, block) if data[begin + 8 : begin + 12] == b"AIFF" else 1
+    return _samples(first, size, None if is_unknown else start + length - first, block, slack, header)
 
 
 def wave_comment(head: bytes) -> str:
@@ -307,7 +401,11 @@ UNCOUNTED = 0xF0 << 32  # bits beside the count of samples, in the 40 that hold 
 
 def _flac(data: Buffer, begin: int, size: int) -> Layout | None:
     """Every header begins one of the files that were joined. None if there is none."""
-    starts = [match.start() for match in FLAC_HEADER.finditer(data, begin)]
+    starts, place = list[int](), begin
+    while (place := data.find(b"fLaC", place)) >= 0:
+        if FLAC_HEADER.match(data[place : place + 8]):
+            starts.append(place)
+        place += 4
     streams, damage = [], ""
     for start, stop in itertools.pairwise([*starts, size]):
         header = bytes(data[start : start + 26])
@@ -364,20 +462,26 @@ REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def _ogg(data: Buffer, begin: int, size: int) -> Layout:
-    """Every group of pages that begin a stream begins a link of a chain; a page that the file ends in is cut."""
+    """Every group of pages that begin a stream begins a link of a chain; a page that the file ends in is cut.
+
+    A link without a page that says it is the last may be cut, or be what a radio station sent.
+    """
     starts, offset, in_header, damage, sequence = [begin], begin, True, "", dict[bytes, int]()
+    issue, unfinished = "", set[bytes]()
     while 0 <= offset < size:
-        if bytes(data[offset : offset + 4]) != b"OggS":
+        head = data[offset : offset + 27 + 255]
+        if head[:4] != b"OggS":
             offset = data.find(b"OggS", offset)
             continue
-        count = data[offset + 26] if offset + 27 <= size else 0
+        count = head[26] if len(head) >= 27 else 0
         first = offset + 27 + count
-        end = first + sum(data[offset + 27 : first])
+        end = first + sum(head[27 : 27 + count])
         if first > size or end > size:
             return Layout((Stream(begin, size),), "cut short: it ends within a page of Ogg")
-        begins, contents = bool(data[offset + 5] & 2), bytes(data[offset:end])
+        begins, contents = bool(head[5] & 2), bytes(data[offset:end])
         if begins and not in_header:
             starts.append(offset)
+            issue, unfinished = issue or _unfinished(unfinished, len(starts) - 1), set()
         if begins and not contents[27 + count :].startswith(OGG_AUDIO):
             raise OtherFormat("it is Ogg with something else than Vorbis or Opus", is_audio=True)
         serial, number = contents[14:18], int.from_bytes(contents[18:22], "little")
@@ -385,11 +489,18 @@ def _ogg(data: Buffer, begin: int, size: int) -> Layout:
             damage = damage or f"damaged: its page at byte {offset:,} is not what was written"
         elif serial in sequence and number != sequence[serial] + 1 and not begins:
             damage = damage or f"damaged: pages before byte {offset:,} are missing"
+        (unfinished.discard if contents[5] & 4 else unfinished.add)(serial)
         sequence.pop(serial, None)
         if contents[6:14] not in (bytes(8), b"\xff" * 8):  # of samples: taggers may not count the pages before
             sequence[serial] = number
         in_header, offset = begins, end
-    return Layout(tuple(Stream(*pair) for pair in itertools.pairwise([*starts, size])), damage)
+    issue = issue or _unfinished(unfinished, len(starts))
+    return Layout(tuple(Stream(*pair) for pair in itertools.pairwise([*starts, size])), damage, issue)
+
+
+def _unfinished(serials: set[bytes], link: int) -> str:
+    where = f"Link {link} of its chain" if link > 1 else "It"
+    return f"{where} ends without its last page: it may be cut short. Compare its length." if serials else ""
 
 
 def _ogg_checksum(contents: bytes) -> bytes:
@@ -459,9 +570,8 @@ class FrameRun:
 
 def _key(data: Buffer, offset: int = 0) -> int:
     """Return the bytes of a frame's header that say its size; 0 if there is none at this offset."""
-    if offset + 4 > len(data) or data[offset] != 0xFF:
-        return 0
-    return data[offset + 1] << 8 | data[offset + 2]
+    head = data[offset : offset + 4]
+    return head[1] << 8 | head[2] if len(head) == 4 and head[0] == 0xFF else 0
 
 
 def _tag_place(header: Buffer) -> int:
@@ -550,18 +660,22 @@ def _find_frame(data: Buffer, offset: int, stop: int, size: int) -> int | None:
 
 
 def _runs(data: Buffer, offset: int, size: int) -> list[FrameRun]:
-    """Walk through all frames. A tag that counts frames begins a run, and so does another rate or junk between them."""
+    """Walk through all frames.
+
+    A tag that counts frames begins a run, and so do another rate, one channel rather than two, and junk between them.
+    """
     runs: list[FrameRun] = []
     while offset < size:
         header, (declared, tag) = bytes(data[offset : offset + 4]), _tag(data, offset)
-        kind, place = _key(header), _tag_place(header)
+        kind, place, is_mono = _key(header), _tag_place(header), header[3] >= 0xC0
         start, offset = offset, offset + (0 if declared is None else SIZES[kind])
         run = FrameRun(start, min(offset, size), header, declared, tag)
         runs.append(run)
-        while length := SIZES.get(key := _key(data, offset)):
-            if (key ^ kind) & SAME:
+        while length := SIZES.get(key := _key(frame := data[offset : offset + place + 6])):
+            if (key ^ kind) & SAME or (frame[3] >= 0xC0) != is_mono:
                 break
-            if run.frames and any(tag in data[offset + place : offset + place + 6] for tag in TAGS):
+            behind = frame[place:]  # a checksum
+            if run.frames and (TAGS[0] in behind or TAGS[1] in behind):
                 break
             if offset + length > size:
                 run.stop, run.is_cut = size, True

@@ -36,10 +36,11 @@ FETCH = "Fetch it again, or leave it: it is not encoded."
 
 @dataclass(frozen=True)
 class AudioCheck:
-    """The result of trying a file: its seconds, and what is wrong with it, "" if nothing."""
+    """The result of trying a file: its seconds, what is wrong with it, and what may be although it can be used."""
 
     seconds: float = 0.0
     problem: str = ""
+    doubt: str = ""
 
     def issue(self, row: ManifestRow) -> Issue | None:
         """Return what is wrong with the file of a track: with the file itself, or that it is shorter than published.
@@ -52,6 +53,12 @@ class AudioCheck:
             return None
         what = f"It lasts {self.seconds:.1f} s; the track is published with {row.seconds:.1f} s."
         return Issue(row.file, what, FETCH, track=row.track, field="seconds")
+
+    def report_doubt(self, row: ManifestRow, report: Report) -> None:
+        """Report what may be wrong with the file of a track, which can be used."""
+        if self.doubt:
+            what, _, hint = self.doubt.partition(". ")
+            report(Issue(row.file, f"{what}.", hint, track=row.track, field="file"))
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ class AudioChecker:
             with suppress(OSError):  # its folder cannot be written, or another run has it open
                 log = stack.enter_context(AppendLog(self.log)) if self.log else None
             pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
-            logged = {row["key"]: AudioCheck(row["seconds"], row["problem"]) for row in log.rows()} if log else {}
+            logged = {row.pop("key"): AudioCheck(**row) for row in (log.rows() if log else ())}
 
             def check(file: Path) -> AudioCheck:
                 key = self._key(file)
@@ -110,9 +117,9 @@ def check_file(file: Path, depth: Depth = "ends") -> AudioCheck:
     """Try an audio file, as it is read when it is encoded. Nothing is raised: what is wrong is in the result."""
     if not file.is_file():
         return AudioCheck(problem=MISSING)
-    seconds, problem = 0.0, ""
+    seconds, problem, doubts = 0.0, "", list[str]()
     try:
-        for sound in open_streams(file):
+        for sound in open_streams(file, doubts.append):
             wrong, frames = _decode(sound, depth)
             seconds, problem = seconds + frames / sound.samplerate, problem or wrong
     except BadAudio as error:
@@ -120,7 +127,7 @@ def check_file(file: Path, depth: Depth = "ends") -> AudioCheck:
         return AudioCheck(seconds, f"It {sentence}.")
     except (soundfile.LibsndfileError, OSError, TypeError, ValueError):
         return AudioCheck(seconds, "It is damaged.")
-    return AudioCheck(seconds, problem or ("" if seconds else "It holds no samples."))
+    return AudioCheck(seconds, problem or ("" if seconds else "It holds no samples."), " ".join(doubts))
 
 
 def _decode(sound: soundfile.SoundFile, depth: Depth) -> tuple[str, int]:
@@ -210,4 +217,5 @@ def _with_result(row: ManifestRow, result: AudioCheck | None, report: Report) ->
     if issue := result.issue(row):
         report(issue)
         return replace(row, present=False)
+    result.report_doubt(row, report)
     return replace(row, present=True, seconds=result.seconds)

@@ -77,7 +77,10 @@ def _check_audio(manifest: Manifest, report: Report, checker: AudioChecker) -> N
             report(Issue(file, f"{count} tracks name this file.", "Keep one of them.", field="file"))
     results = checker.check_all([manifest.file_of(row) for row in named])
     for row, result in zip(named, results, strict=True):
-        if issue := result.issue(row):
+        issue = result.issue(row)
+        if issue is None:
+            result.report_doubt(row, report)
+        if issue:
             report(issue)
         elif row.present and row.seconds is not None and not abs(result.seconds - row.seconds) < 1:  # NaN too
             what = f"It lasts {result.seconds:.1f} s, and {row.seconds:.1f} s by the manifest."

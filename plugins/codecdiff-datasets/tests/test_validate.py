@@ -64,6 +64,17 @@ def test_what_is_no_audio_is_told(tmp_path: Path) -> None:
     assert not check_file(tmp_path / "nan.wav").problem  # in the middle: only decoding all finds it
 
 
+def test_ogg_without_its_last_page_can_be_used_and_is_reported(tmp_path: Path) -> None:
+    file = encoded(tmp_path / "a.ogg")
+    file.write_bytes(file.read_bytes()[: file.read_bytes().rindex(b"OggS")])
+    rows, issues = [ManifestRow("a", "a.ogg")], list[Issue]()
+    (row,) = find_audio(rows, tmp_path, issues.append)
+    assert row.present
+    Manifest(tmp_path, [row]).write(tmp_path / "manifest.parquet")
+    validate(tmp_path / "manifest.parquet", issues.append)
+    assert [issue.what for issue in issues] == ["It ends without its last page: it may be cut short."] * 2
+
+
 def test_a_dot_in_a_name_is_no_ending(tmp_path: Path) -> None:
     encoded(tmp_path / "01. Intro.flac")
     recordings = [ManifestRow(name, name) for name in ("01. Intro.mp3", "01. Outro.mp3")]
