@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -276,6 +277,22 @@ def test_a_store_whose_captions_were_corrected_since_is_refused(tmp_path: Path, 
     table.write_text(table.read_text().replace("tone 1", "a better caption"))
     with pytest.raises(ValueError, match=r"other files or captions: 1\.wav"):
         open_store(tmp_path / "store", music, dac, {})
+
+
+def test_a_store_whose_music_was_replaced_since_is_refused(tmp_path: Path, dac: Codec) -> None:
+    music = write_music(tmp_path / "music", 2)
+    open_store(tmp_path / "store", music, dac, {})
+    for file in (first := music / "0.wav", music / "1.wav"):  # copied: other times, but the same music
+        shutil.copy(file, tmp_path / "copy.wav")
+        (tmp_path / "copy.wav").replace(file)
+    open_store(tmp_path / "store", music, dac, {})
+    status, contents = first.stat(), first.read_bytes()
+    first.write_bytes(contents[:-2] + bytes(each ^ 1 for each in contents[-2:]))
+    os.utime(first, ns=(status.st_atime_ns, status.st_mtime_ns))  # as rsync does
+    with pytest.raises(ValueError, match=r"other files or captions: 0\.wav and 0 more"):
+        open_store(tmp_path / "store", music, dac, {})
+    first.write_bytes(contents)
+    open_store(tmp_path / "store", music, dac, {})
 
 
 def test_what_is_no_store_is_refused(tmp_path: Path, dac: Codec, music: Path) -> None:

@@ -76,7 +76,7 @@ def encode(
     )
     tracks, issues = find_all_tracks(audio, audio_folder)
     settings = _settings(tracks, [codec, *(options or [])], continuous, segments, shard_minutes)
-    require_new_store(output, settings.request)
+    require_new_store(output, settings.request, tracks)
     run = registry.load_entry(registry.ENGINES, engine)(device, workers)
     place = select_device(device if engine == "local" else "")  # the GPUs of a cluster are not devices of this machine
     model = build("codecs", parse_options("codecs", codec, options or [])).to(place)
@@ -112,18 +112,24 @@ def _encode(
                 tracks, output, model, spec, settings, engine=engine, progress=lambda done: update(str(done))
             )
         except FileExists:
-            require_new_store(output, settings.request)  # another process may have made it meanwhile
+            require_new_store(output, settings.request, tracks)  # another process may have made it meanwhile
             raise
 
 
-def require_new_store(output: Path, request: str) -> None:
+def require_new_store(output: Path, request: str, tracks: list[Track]) -> None:
     """End the command if a folder is the store of this request. Raises FileExists or UnusableFile for another one."""
-    from codecdiff.data.encoding.encode import tidy_store
+    from codecdiff.data.code_store import CodeStore
+    from codecdiff.data.encoding.encode import changed_tracks, tidy_store
     from codecdiff.data.sealed import read_sealed
 
     header = read_sealed(output / "header.json") if (output / "header.json").is_file() else None
     if isinstance(header, dict) and header.get("request") == request:
         tidy_store(output)
+        if changed := changed_tracks(CodeStore(output), tracks):
+            raise FileExists(
+                f"'{output}' was made from other audio: {changed[0]} and {len(changed) - 1} more files have changed "
+                "since. Choose another name, or delete it to encode them again."
+            )
         out.print(f"{output} is complete: an earlier run of this command wrote it.", soft_wrap=True)
         raise typer.Exit
     if output.exists() or output.is_symlink():

@@ -45,7 +45,7 @@ from codecdiff.data.metadata import Issue, Track, find_tracks
 from codecdiff.data.sealed import seal, write_sealed
 from codecdiff.data.shards import ROWS, SHARD_FILES
 from codecdiff.errors import FileExists, InvalidValue, MissingFile
-from codecdiff.files import clear_leftovers, lock_folder, lock_path, sha256, sync, write_parquet
+from codecdiff.files import checksum, clear_leftovers, lock_folder, lock_path, sha256, sync, write_parquet
 from codecdiff.interfaces.codec import Codec
 
 
@@ -296,8 +296,25 @@ def _check_tracks(store: CodeStore, tracks: Sequence[Track]) -> None:
     stored = {row["track"]: (row["bytes"], row["captions"]) for row in store.rows}
     requested = {track.name: (track.file.stat().st_size, list(track.captions)) for track in tracks}
     names = {*stored, *requested} - set(store.header["skipped"])
-    if differ := sorted(name for name in names if stored.get(name) != requested.get(name)):
+    differ = sorted(name for name in names if stored.get(name) != requested.get(name)) or changed_tracks(store, tracks)
+    if differ:
         raise InvalidValue(
             f"'{store.folder}' was made from other files or captions: {differ[0]} and {len(differ) - 1} more differ. "
             "Choose another output=FOLDER or data.store=FOLDER, or delete it to encode again."
         )
+
+
+def changed_tracks(store: CodeStore, tracks: Sequence[Track]) -> list[str]:
+    """Return the names of tracks whose files have other contents than when they were encoded.
+
+    Only files that were written, copied or renamed since the first shard was are read.
+    """
+    contents = {row["track"]: row["checksum"] for row in store.rows}
+    first = min(file.stat().st_mtime_ns for file in (store.folder / "shards").iterdir())
+
+    def is_newer(file: Path) -> bool:
+        status = file.stat()
+        return max(status.st_mtime_ns, status.st_ctime_ns) >= first
+
+    newer = (track for track in tracks if contents.get(track.name) and is_newer(track.file))
+    return sorted(track.name for track in newer if checksum(track.file) != contents[track.name])
