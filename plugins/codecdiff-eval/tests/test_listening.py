@@ -17,6 +17,7 @@ import torch
 from codecdiff_eval.listening.builder import ListeningTest, low_passed, matched
 from codecdiff_eval.listening.systems import REFERENCE, System, match_items, read_systems
 from codecdiff_eval.listening.votes import VoteAnalysis, crossed_interval, read_votes
+from codecdiff_eval.report import Report, write_report
 from scipy.stats import binomtest
 from scipy.stats import t as student_t
 from torch import Tensor
@@ -287,6 +288,20 @@ def test_scores_have_intervals_and_careless_raters_are_named(tmp_path: Path) -> 
     page = (tmp_path / "report" / "index.html").read_text()
     assert "Which &lt;b&gt;?" in page
     assert "By rater" in page
+    assert "Written" in run("--analyze", *files, "-o", tmp_path / "report")
+
+
+def test_no_page_of_another_command_is_replaced(tmp_path: Path) -> None:
+    files = vote_files(tmp_path, "ab", ["a", "b"], {"ann": [pair("1", "a")]})
+    folders = [write_clips(tmp_path / name, {"1.wav": "x"}) for name in ("a", "b")]
+    page = write_report(Report("mine", [], kicker="codecdiff · training run"), tmp_path / "run")
+    before = {file: file.read_bytes() for file in page.parent.iterdir()}
+    for words, own in (("--analyze", *files), "listen"), ((*folders,), "listening test"):
+        assert f"of 'training run' that '{own}' would replace" in run(*words, "-o", page.parent)
+        assert {file: file.read_bytes() for file in page.parent.iterdir()} == before
+    run(*folders, "-o", page.parent, "--force")
+    assert "of 'listening test' that 'listen' would replace" in run("--analyze", *files, "-o", page.parent)
+    assert "Written" in run("--analyze", *files, "-o", page.parent, "--force")
 
 
 def test_votes_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:

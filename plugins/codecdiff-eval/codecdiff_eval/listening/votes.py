@@ -17,7 +17,7 @@ from torch import Tensor
 
 from codecdiff.cli.console import err, out
 from codecdiff.errors import InvalidValue
-from codecdiff.files import missing_file, read_json, require_writable
+from codecdiff.files import missing_file, read_json
 from codecdiff_eval.listening.builder import Mode
 from codecdiff_eval.listening.systems import ANCHOR, REFERENCE
 from codecdiff_eval.metrics.bootstrap import rate_interval
@@ -31,11 +31,13 @@ from codecdiff_eval.report import (
     console_table,
     estimate_cell,
     facts_table,
+    require_own_report,
     write_report,
 )
 from codecdiff_eval.results import Estimate
 
 Name = Annotated[str, Field(max_length=1000)]
+KICKER = "codecdiff · listen"
 HIDDEN_REFERENCE = (90, 0.15)  # BS.1534-3 leaves out who scores it lower in a larger fraction of items
 WIN_RATES = (
     "How often the first system of a pair is preferred. No preference counts as half. Intervals are 95 % intervals "
@@ -243,7 +245,7 @@ class VoteAnalysis:
                 Section("By item", "Intervals over raters.", [self.table("item")]),
                 Section("How it was measured", "", [facts_table("the listening test", facts)]),
             ],
-            kicker="codecdiff · listen",
+            kicker=KICKER,
             highlights=[(str(len(self.raters)), "raters"), (str(len(self.items)), "items")],
         )
 
@@ -264,8 +266,10 @@ class VoteAnalysis:
         return {**facts, "overall": estimates(self.values), "raters": by(self.raters, 0), "items": by(self.items, 1)}
 
 
-def analyze_votes(files: Sequence[Path], output: Path | None) -> None:
+def analyze_votes(files: Sequence[Path], output: Path | None, *, force: bool = False) -> None:
     """Print what votes say, and write it as a report if a folder is named."""
+    if output:
+        require_own_report(output / "index.html", KICKER, force)
     if missing := [file for file in files if not file.is_file()]:
         raise missing_file(missing[0], "File of votes")
     analysis = VoteAnalysis(read_votes(files))
@@ -275,6 +279,5 @@ def analyze_votes(files: Sequence[Path], output: Path | None) -> None:
     for line in analysis.warnings():
         err.print(line, style="yellow", soft_wrap=True)
     if output:
-        require_writable(output)
         write_report(analysis.report(), output, analysis.to_json())
         out.print(f"Written: index.html, report.md and report.json in {output}", soft_wrap=True)
