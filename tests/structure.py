@@ -159,10 +159,10 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 46_937,
+    "lines: library in all": 46_970,
     "lines: core": 19_214,
     "lines: interfaces": 444,
-    "lines: evaluation": 8_794,
+    "lines: evaluation": 8_827,
     "lines: must-read set": 5_255,
     "lines: import closure of the recipe": 9_457,
     "import levels": 8,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from scipy.stats import t as student_t
 from torch import Tensor
 
@@ -87,7 +87,7 @@ class Vote(BaseModel):
     item: Name
     systems: tuple[Name, Name] | None = None
     preferred: Name | None = None
-    scores: dict[Name, Annotated[float, Field(ge=0, le=100)]] = Field(default_factory=dict)
+    scores: dict[Name, Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]] = Field(default_factory=dict)
 
 
 class VotesFile(BaseModel):
@@ -98,17 +98,50 @@ class VotesFile(BaseModel):
     title: Name
     mode: Mode
     rater: Annotated[str, Field(min_length=1, max_length=100)]
-    systems: Annotated[list[Name], Field(max_length=100)]
+    systems: Annotated[list[Name], Field(min_length=2, max_length=100)]
     votes: list[Vote]
+
+    @model_validator(mode="after")
+    def _every_vote_counts(self) -> VotesFile:
+        if len(set(self.systems)) < len(self.systems):
+            raise InvalidValue(f"systems = {self.systems}: expected different names")
+        seen: dict[object, int] = {}
+        for i, vote in enumerate(self.votes):
+            if issue := self._issue(vote):
+                raise InvalidValue(f"votes.{i}.{issue}")
+            first = seen.setdefault((vote.item, frozenset(vote.systems or ())), i)
+            if first < i:
+                raise InvalidValue(
+                    f"votes.{i} is on the same clips of {vote.item!r} as votes.{first}: expected one vote"
+                )
+        return self
+
+    def _issue(self, vote: Vote) -> str:
+        """Say which value of a vote the mode or the systems of the test do not allow, and what they do."""
+        if self.mode == "mushra":
+            if vote.systems or vote.preferred is not None:
+                return "systems and preferred are of mode ab: expected only scores in mode mushra"
+            unknown = vote.scores.keys() - set(self.systems)
+            return f"scores = {vote.scores}: expected scores of {self.systems}" if unknown or not vote.scores else ""
+        if vote.scores:
+            return "scores are of mode mushra: expected systems and preferred in mode ab"
+        if len(set(vote.systems or ()) & set(self.systems)) < 2:
+            return f"systems = {vote.systems}: expected two different of {self.systems}"
+        if "preferred" not in vote.model_fields_set or vote.preferred not in (None, *(vote.systems or ())):
+            return f"preferred = {vote.preferred!r}: expected one of the pair {vote.systems}, or null for neither"
+        return ""
 
 
 def read_votes(files: Sequence[Path]) -> list[VotesFile]:
-    """Read the votes of one test. Raises InvalidValue for files of different tests, and for two of one rater."""
+    """Read the votes of one test. Raises InvalidValue for files of different tests, and for two of one rater.
+
+    Raises BadDocument for a vote that could not be counted.
+    """
     if others := [file for file in files if file.suffix != ".json"]:
         raise InvalidValue(f"'{others[0]}' is not a .json file that a rater exported from the page of a test.")
     votes = [read_json(file, VotesFile) for file in files]
     for file, each in zip(files, votes, strict=True):
-        if each.test != votes[0].test:
+        if (each.test, each.mode, each.systems) != (votes[0].test, votes[0].mode, votes[0].systems):
             raise InvalidValue(
                 f"'{file}' belongs to another listening test than '{files[0]}': analyze each test separately."
             )
