@@ -167,10 +167,10 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 47_797,
-    "lines: core": 19_801,
+    "lines: library in all": 47_892,
+    "lines: core": 19_824,
     "lines: interfaces": 444,
-    "lines: evaluation": 8_755,
+    "lines: evaluation": 8_827,
     "lines: must-read set": 5_255,
     "lines: import closure of the recipe": 9_799,
     "import levels": 8,

@@ -19,6 +19,7 @@ from codecdiff_eval.report import Player, Players, Report, Section, Table, write
 
 SHOWN = 6  # clips with the place in the training music that is most like them
 HEADING = "## Memorization"
+KICKER = "codecdiff · memorization audit"
 READ = (
     "A near copy has the same coarsest codes as one passage of the training music, for a large part of a window. Equal "
     "codes are counted at the passage with the most, for each codebook from coarse to fine. Fresh music, which the "
@@ -58,7 +59,7 @@ def write_audit(result: AuditResult, pipeline: Pipeline, store: CodeStore, folde
             Section("Near copies", READ, [audit_table(result), levels]),
             Section("Closest pairs", PAIRS, [_pair(result, i, pipeline, store, folder) for i in order]),
         ],
-        kicker="codecdiff · memorization audit",
+        kicker=KICKER,
         introduction=result.sentence,
     )
     return write_report(report, folder, audit_json(result, store, command))

@@ -14,7 +14,6 @@ import typer
 
 from codecdiff.cli.console import TIME, Force, err, out, progress, select_device
 from codecdiff.errors import InvalidValue, UnknownName
-from codecdiff.files import require_writable
 
 if TYPE_CHECKING:
     from codecdiff.data import CodeStore
@@ -89,6 +88,7 @@ def evaluate(
     cache: Cache = None,
     model_card: ModelCard = False,
     as_json: AsJson = False,
+    force: Force = False,
     engine: EngineName = "local",
     workers: WorkerCount = None,
     device: Device = "",
@@ -101,16 +101,15 @@ def evaluate(
     """
     from codecdiff_eval import evaluator, inputs
 
-    output = _check_arguments(music, model, prompts, model_card, output, n, [steps, guidance, adapters])
+    output, card = _check_arguments(music, model, prompts, model_card, output, force, n, [steps, guidance, adapters])
     plan = inputs.new_eval_config(suite, embedders or [], metrics or [], seconds, loudness, adherence, seed)
-    against, evaluated, facts = inputs.read_music(suite, reference, prompts, music, split, n, seed)
+    against, tracks, facts = inputs.read_music(suite, reference, prompts, music, split, n, seed)
     cluster, device = inputs.load_engine(engine, device, workers)
     allowed = {"allow_download": allow_download, "allow_local_parts": allow_local_parts}
     generator = inputs.load_generator(model, device, allowed, seed, steps, guidance, adapters, cluster)
     built, left_out = inputs.build_embedders(plan.metrics, options, generator, device, bool(embedders), allow_download)
     job = evaluator.Evaluator(plan, built, against, output, cache or output / "cache", progress, generator, left_out)
-    report, sets = job.evaluate(evaluated, str(music and music.name), facts)
-    write_evaluated(job, report, sets, output, model if model_card else "", as_json)
+    write_evaluated(job, *job.evaluate(tracks, str(music and music.name), facts), output, card, as_json)
 
 
 def _check_arguments(
@@ -119,11 +118,17 @@ def _check_arguments(
     prompts: Path | None,
     model_card: bool,
     output: Path | None,
+    force: bool,
     n: int | None = None,
     sampling: Sequence[Any] = (),
-) -> Path:
-    """Return the folder to write. Raises InvalidValue unless it is clear what to evaluate, and whose card to write."""
+) -> tuple[Path, str]:
+    """Return the folder to write, and the model whose card to add to, if any.
+
+    Raises InvalidValue unless it is clear what to evaluate, FileExists if another command wrote the page in the folder.
+    """
     from codecdiff.pipeline import MODEL_FILE
+    from codecdiff_eval.evaluation_report import KICKER
+    from codecdiff_eval.report import require_own_report
 
     if music and any((each / MODEL_FILE).is_file() for each in (music, music / "model")):
         raise InvalidValue(f"'{music}' is a trained model: use --model {music}, with --prompts LIST to generate from.")
@@ -138,8 +143,8 @@ def _check_arguments(
     if model_card and not Path(model, MODEL_FILE).is_file():
         raise InvalidValue("--model-card needs --model with a model folder, to whose README.md the results are added.")
     folder = output or Path("runs", f"report-{Path(music or model).resolve().name}")
-    require_writable(folder)
-    return folder
+    require_own_report(folder / "index.html", KICKER, force)
+    return folder, model if model_card else ""
 
 
 def write_evaluated(
@@ -178,6 +183,7 @@ def compare(
     *,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write. Default: runs/FILE.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print the costs of every variant, and stop.")] = False,
+    force: Force = False,
     engine: EngineName = "local",
     workers: WorkerCount = None,
     device: Device = "",
@@ -190,15 +196,16 @@ def compare(
     from codecdiff_eval.compare.budget import cost_table, describe_costs, make_variants, sampling_warnings
     from codecdiff_eval.compare.config import CompareConfig
     from codecdiff_eval.compare.experiment import Experiment
+    from codecdiff_eval.compare.report import KICKER
     from codecdiff_eval.compare.runs import require_music
     from codecdiff_eval.inputs import load_engine, warn
-    from codecdiff_eval.report import console_table
+    from codecdiff_eval.report import console_table, require_own_report
 
     file, (cluster, device) = _comparison_file(config), load_engine(engine, device, workers)
     output = output or Path("runs", file.stem)
     comparison = load_config(CompareConfig, file, overrides or [])
     if not plan:
-        require_writable(output)
+        require_own_report(output / "index.html", KICKER, force)
     variants = make_variants(comparison)
     if not plan:
         require_music(variants, comparison.evaluation.probes)
@@ -247,6 +254,7 @@ def audit(
     seed: Seed = 0,
     model_card: Annotated[bool, typer.Option("--model-card", help="Add the result to the model card.")] = False,
     as_json: AsJson = False,
+    force: Force = False,
     device: Device = "",
     allow_local_parts: AllowLocalParts = False,
 ) -> None:
@@ -254,12 +262,14 @@ def audit(
     from codecdiff.data import CodeStore
     from codecdiff.pipeline import MODEL_FILE, load
     from codecdiff_eval.audit import AuditConfig, audit_memorization
+    from codecdiff_eval.audit_report import KICKER
+    from codecdiff_eval.report import require_own_report
 
     output = output or Path("runs", f"audit-{Path(model).resolve().name}")
     settings = AuditConfig(clips, seconds, window, threshold, seed=seed)
     if model_card and not Path(model, MODEL_FILE).is_file():
         raise InvalidValue("--model-card needs a model folder, to whose README.md the result is added.")
-    require_writable(output)
+    require_own_report(output / "index.html", KICKER, force)
     trained_on, other = CodeStore(store), CodeStore(fresh) if fresh else None
     pipeline = load(model, allow_local_parts=allow_local_parts).to(select_device(device))
     result = audit_memorization(pipeline, trained_on, settings, fresh=other, announce=log)
@@ -315,7 +325,7 @@ def listening_test(
     if analyze:
         from codecdiff_eval.listening.votes import analyze_votes
 
-        return analyze_votes(folders, output)
+        return analyze_votes(folders, output, force=force)
     from codecdiff_eval.listening.builder import write_listening_test
 
     if output is None:

@@ -72,6 +72,7 @@ LABELS = {  # of what was measured and how, where the name of a field does not s
     "embedding.windows": "treatment of length",
 }
 PLAYERS = 4  # clips of each set to listen to
+KICKER = "codecdiff · evaluate"
 PLOTTED_SETS = (CODEC_RECONSTRUCTION, oracle(), GENERATED)  # the rows of Table 1
 Sets = EvalSets[Sequence[Track]]
 
@@ -116,7 +117,7 @@ def report_of(report: EvalReport, players: Sequence[Players] = ()) -> Report:
     return Report(
         report.title,
         [section for section in sections if section.blocks],
-        kicker="codecdiff · evaluate",
+        kicker=KICKER,
         highlights=[
             (str(report.facts.get("evaluated tracks", "–")), "evaluated tracks"),
             (str(report.facts.get("reference tracks", "–")), "tracks of the reference"),

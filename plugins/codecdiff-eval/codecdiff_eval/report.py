@@ -29,7 +29,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from rich.text import Text
 
 from codecdiff.cli.console import folded_table
-from codecdiff.files import atomic_write_text
+from codecdiff.errors import FileExists
+from codecdiff.files import atomic_write_text, require_writable
 from codecdiff_eval.numbers import format_interval, format_number, format_value, interval_width, to_json
 
 if TYPE_CHECKING:
@@ -51,10 +52,12 @@ __all__ = [
     "facts_table",
     "render_html",
     "render_markdown",
+    "require_own_report",
     "write_report",
 ]
 
 Status = Literal["", "good", "bad", "quiet"]
+HEAD_BYTES = 100_000  # bytes, after which no page of ours has its kicker: the style before it is shorter
 
 
 @dataclass(frozen=True)
@@ -193,6 +196,25 @@ class Report:
     introduction: str = ""
     highlights: Sequence[tuple[str, str]] = ()
     files: Sequence[str] = ("report.json", "report.md")
+
+
+def require_own_report(file: Path, kicker: str, force: bool) -> None:
+    """Raise FileExists for a page that another command wrote: the line above its title is another. Not with `force`.
+
+    Raises UnusableFile if its folder cannot be written to. Commands call it before they begin to measure.
+    """
+    require_writable(file.parent)
+    if force or not file.is_file():
+        return
+    with file.open("rb") as stream:
+        match = re.search(r'<p class="kicker">codecdiff · (.*?)</p>', stream.read(HEAD_BYTES).decode(errors="replace"))
+    held, own = match[1] if match else "", kicker.removeprefix("codecdiff · ")
+    if held != own:
+        what = f"a page of '{held}'" if held else "a page"
+        raise FileExists(
+            f"'{file}' is {what} that '{own}' would replace. "
+            "Choose another folder with -o, or overwrite it with --force."
+        )
 
 
 def write_report(report: Report, folder: Path | str, data: Mapping[str, Any] | None = None) -> Path:

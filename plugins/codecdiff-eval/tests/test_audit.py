@@ -17,6 +17,7 @@ from codecdiff_eval.audit import (
 )
 from codecdiff_eval.audit_report import add_to_model_card, write_audit
 from codecdiff_eval.eval_sets import GENERATED
+from codecdiff_eval.report import Report, write_report
 from typer.testing import CliRunner
 
 from codecdiff import rng
@@ -184,3 +185,10 @@ def test_the_command_audits_a_model_folder(make_pipeline, stores, tmp_path):
     assert "generating 4 clips" in ran.stderr
     assert json.loads(ran.stdout)["sets"][CUT]["rate"]["value"] == 1
     assert "Planted copies found: 4 of 4" in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    page = write_report(Report("mine", [], kicker="codecdiff · training run"), tmp_path / "out")
+    before = page.read_bytes()
+    again = CliRunner().invoke(app, [*words, *options, "--allow-local-parts"])
+    assert again.exit_code == 1
+    assert "of 'training run' that 'memorization audit' would replace" in " ".join(again.output.split())
+    assert "generating" not in again.output
+    assert page.read_bytes() == before

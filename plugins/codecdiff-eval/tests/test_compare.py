@@ -34,6 +34,7 @@ from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, REFERENCE,
 from codecdiff_eval.listening.systems import match_items, read_systems
 from codecdiff_eval.metrics.bootstrap import Draws
 from codecdiff_eval.metrics.gaussian import shrunk_frechet_distance
+from codecdiff_eval.report import Report, write_report
 from codecdiff_eval.results import VariantResults
 from markupsafe import escape
 from small import UNET, noise, tone, write_music
@@ -620,7 +621,9 @@ def test_a_comparison_is_interrupted_resumes_and_is_written(
     compare("evaluation.resamples=10")
     assert len(steps) == count
     assert not left.exists()
-    again = compare("experiment.train.learning_rate=1")
+    write_report(Report("mine", [], kicker="codecdiff · training run"), output)
+    assert "of 'training run' that 'compare' would replace" in compare().output.replace("\n", " ")
+    again = compare("experiment.train.learning_rate=1", "--force")
     assert "was trained differently: train.learning_rate is 0.001 there, 1.0 here" in again.output.replace("\n", "")
 
 

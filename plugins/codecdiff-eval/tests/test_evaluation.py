@@ -44,6 +44,7 @@ from codecdiff_eval.metrics.adherence import (
 )
 from codecdiff_eval.numbers import format_number, interval_width
 from codecdiff_eval.prompts import EvalPrompt, prompt_of, read_prompts, sample_prompts
+from codecdiff_eval.report import Report, write_report
 from codecdiff_eval.results import EmbeddingConfig, EvalReport, IncomparableError, NotMeasured
 from codecdiff_eval.suites import load_suite
 from small import RATE, noise, tone, write_music
@@ -558,6 +559,16 @@ def test_a_model_is_judged_and_its_folder_gets_the_same_scores(
     for one, other in zip(again.rows, report.rows, strict=True):
         one.result.require_comparable(other.result)
     assert "No model was named" in (tmp_path / "again" / "report.md").read_text()
+    page = write_report(Report("mine", [], kicker="codecdiff · training run"), tmp_path / "run")
+    before = page.read_bytes()
+    into = (clips, "--reference", music, "--seconds", 1, *FAST, "-o", tmp_path / "run")
+    assert f"'{page}' is a page of 'training run' that 'evaluate' would replace. Choose another" in refused(*into)
+    assert page.read_bytes() == before
+    assert not (tmp_path / "run" / "cache").exists()
+    evaluate(*into, "--force")
+    evaluate(*into)
+    page.write_text("<p>A page by hand.</p>")
+    assert f"'{page}' is a page that 'evaluate' would replace." in refused(*into)
 
 
 def test_the_report_is_printed_as_json_and_has_the_rows_and_columns_of_table_1(

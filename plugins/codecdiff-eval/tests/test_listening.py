@@ -17,6 +17,7 @@ import torch
 from codecdiff_eval.listening.builder import ListeningTest, low_passed, matched
 from codecdiff_eval.listening.systems import REFERENCE, System, match_items, read_systems
 from codecdiff_eval.listening.votes import VoteAnalysis, crossed_interval, read_votes
+from codecdiff_eval.report import Report, write_report
 from scipy.stats import binomtest
 from scipy.stats import t as student_t
 from torch import Tensor
@@ -287,6 +288,20 @@ def test_scores_have_intervals_and_careless_raters_are_named(tmp_path: Path) -> 
     page = (tmp_path / "report" / "index.html").read_text()
     assert "Which &lt;b&gt;?" in page
     assert "By rater" in page
+    assert "Written" in run("--analyze", *files, "-o", tmp_path / "report")
+
+
+def test_no_page_of_another_command_is_replaced(tmp_path: Path) -> None:
+    files = vote_files(tmp_path, "ab", ["a", "b"], {"ann": [pair("1", "a")]})
+    folders = [write_clips(tmp_path / name, {"1.wav": "x"}) for name in ("a", "b")]
+    page = write_report(Report("mine", [], kicker="codecdiff · training run"), tmp_path / "run")
+    before = {file: file.read_bytes() for file in page.parent.iterdir()}
+    for words, own in (("--analyze", *files), "listen"), ((*folders,), "listening test"):
+        assert f"of 'training run' that '{own}' would replace" in run(*words, "-o", page.parent)
+        assert {file: file.read_bytes() for file in page.parent.iterdir()} == before
+    run(*folders, "-o", page.parent, "--force")
+    assert "of 'listening test' that 'listen' would replace" in run("--analyze", *files, "-o", page.parent)
+    assert "Written" in run("--analyze", *files, "-o", page.parent, "--force")
 
 
 def test_votes_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
@@ -302,6 +317,46 @@ def test_votes_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     assert "cannot be used: systems" in run("--analyze", many)
     (empty,) = vote_files(tmp_path, "ab", ["a", "b"], {"eve": []})
     assert "hold no votes" in run("--analyze", empty)
+    again.write_text(first.read_text().replace('["a", "b"]', '["a", "b", "c"]').replace("ann", "bob"))
+    assert "belongs to another listening test" in run("--analyze", first, again)
+
+
+@pytest.mark.parametrize(
+    ("mode", "systems", "vote", "said"),
+    [
+        ("ab", [], pair("2", "a"), "systems = []: expected at least 2 values"),
+        ("ab", ["a"], pair("2", "a"), "systems = ['a']: expected at least 2 values"),
+        ("ab", ["a", "a"], pair("2", "a"), "systems = ['a', 'a']: expected different names"),
+        (
+            "ab",
+            ["a", "b"],
+            pair("2", "q", ("zz", "yy")),
+            "systems = ('zz', 'yy'): expected two different of ['a', 'b']",
+        ),
+        ("ab", ["a", "b"], pair("2", "a", ("a", "a")), "systems = ('a', 'a'): expected two different of ['a', 'b']"),
+        ("ab", ["a", "b"], {"item": "2"}, "systems = None: expected two different of ['a', 'b']"),
+        ("ab", ["a", "b"], pair("2", "q"), "preferred = 'q': expected one of the pair ('b', 'a'), or null"),
+        ("ab", ["a", "b"], {"item": "2", "systems": ["a", "b"]}, "preferred = None: expected one of the pair"),
+        ("ab", ["a", "b"], {"item": "2", "scores": {"a": 5}}, "scores are of mode mushra: expected systems and"),
+        ("ab", ["a", "b"], pair("1", "b", ("a", "b")), " is on the same clips of '1' as votes.0: expected one vote"),
+        ("mushra", ["a", "b"], pair("2", "a"), "systems and preferred are of mode ab: expected only scores"),
+        ("mushra", ["a", "b"], {"item": "2"}, "scores = {}: expected scores of ['a', 'b']"),
+        ("mushra", ["a", "b"], {"item": "2", "scores": {"a": 5, "q": 5}}, "expected scores of ['a', 'b']"),
+        ("mushra", ["a", "b"], {"item": "1", "scores": {"a": 5}}, " is on the same clips of '1' as votes.0"),
+        ("mushra", ["a", "b"], {"item": "2", "scores": {"a": -1}}, "scores.a = -1: expected at least 0"),
+        ("mushra", ["a", "b"], {"item": "2", "scores": {"a": 101}}, "scores.a = 101: expected at most 100"),
+        ("mushra", ["a", "b"], {"item": "2", "scores": {"a": math.nan}}, "scores.a = nan: expected a finite number"),
+    ],
+)
+def test_a_vote_that_could_not_be_counted_is_refused(
+    tmp_path: Path, mode: str, systems: list[str], vote: dict[str, Any], said: str
+) -> None:
+    counted = pair("1", "a") if mode == "ab" else {"item": "1", "scores": {"a": 60, "b": 40}}
+    (file,) = vote_files(tmp_path, mode, systems, {"ann": [counted, vote]})
+    result = run("--analyze", file, "-o", tmp_path / "report")
+    assert f"{file} cannot be used: {'votes.1' if len(set(systems)) > 1 else 'systems'}" in result
+    assert said in result
+    assert not (tmp_path / "report").exists()
 
 
 def test_a_test_needs_as_many_systems_as_its_mode() -> None:

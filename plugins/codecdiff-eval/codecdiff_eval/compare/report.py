@@ -36,6 +36,7 @@ from codecdiff_eval.report import (
 from codecdiff_eval.results import VariantResults
 
 FORMAT = 2
+KICKER = "codecdiff · compare"
 PLOTTED = (FULL_CASCADE, f"Fréchet distance: {oracle()}", PROBES)
 Curve = list[tuple[float, float]]
 
@@ -255,7 +256,7 @@ class CompareReport:
                     "How it was made", "", [Code(command), facts_table("", about), facts_table("changes", changes)]
                 ),
             ],
-            kicker="codecdiff · compare",
+            kicker=KICKER,
             highlights=[(size, "variants × seeds"), *budget, (clips, "clips per model")],
         )
 

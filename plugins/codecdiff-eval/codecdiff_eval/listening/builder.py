@@ -25,14 +25,15 @@ from codecdiff.cli.console import out
 from codecdiff.data.audio import open_streams, read_audio
 from codecdiff.data.loudness import integrated_loudness, true_peak
 from codecdiff.errors import FileExists, InvalidValue
-from codecdiff.files import atomic_write_text, require_writable
+from codecdiff.files import atomic_write_text
 from codecdiff.rng import numpy_generator
 from codecdiff_eval.listening.systems import ANCHOR, REFERENCE, Item, System, match_items, read_systems
-from codecdiff_eval.report import render_template
+from codecdiff_eval.report import render_template, require_own_report
 from codecdiff_eval.results import hash_of
 
 MAX_PEAK = -1.0  # dBTP
 ANCHOR_HZ = 3_500  # the low anchor of ITU-R BS.1534-3
+KICKER = "codecdiff · listening test"
 Mode = Literal["ab", "mushra"]
 
 
@@ -134,7 +135,7 @@ def write_listening_test(
     **options: Any,
 ) -> None:
     """Write the page of a test of folders, with the options of `ListeningTest`, and print how long it is."""
-    require_writable(file.parent)
+    require_own_report(file, KICKER, force)
     systems, compared = read_systems(folders)
     if reference:
         if options["mode"] == "ab":

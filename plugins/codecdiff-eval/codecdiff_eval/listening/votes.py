@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from scipy.stats import t as student_t
 from torch import Tensor
 
 from codecdiff.cli.console import err, out
 from codecdiff.errors import InvalidValue
-from codecdiff.files import missing_file, read_json, require_writable
+from codecdiff.files import missing_file, read_json
 from codecdiff_eval.listening.builder import Mode
 from codecdiff_eval.listening.systems import ANCHOR, REFERENCE
 from codecdiff_eval.metrics.bootstrap import rate_interval
@@ -31,11 +31,13 @@ from codecdiff_eval.report import (
     console_table,
     estimate_cell,
     facts_table,
+    require_own_report,
     write_report,
 )
 from codecdiff_eval.results import Estimate
 
 Name = Annotated[str, Field(max_length=1000)]
+KICKER = "codecdiff · listen"
 HIDDEN_REFERENCE = (90, 0.15)  # BS.1534-3 leaves out who scores it lower in a larger fraction of items
 WIN_RATES = (
     "How often the first system of a pair is preferred. No preference counts as half. Intervals are 95 % intervals "
@@ -85,7 +87,7 @@ class Vote(BaseModel):
     item: Name
     systems: tuple[Name, Name] | None = None
     preferred: Name | None = None
-    scores: dict[Name, Annotated[float, Field(ge=0, le=100)]] = Field(default_factory=dict)
+    scores: dict[Name, Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]] = Field(default_factory=dict)
 
 
 class VotesFile(BaseModel):
@@ -96,17 +98,50 @@ class VotesFile(BaseModel):
     title: Name
     mode: Mode
     rater: Annotated[str, Field(min_length=1, max_length=100)]
-    systems: Annotated[list[Name], Field(max_length=100)]
+    systems: Annotated[list[Name], Field(min_length=2, max_length=100)]
     votes: list[Vote]
+
+    @model_validator(mode="after")
+    def _every_vote_counts(self) -> VotesFile:
+        if len(set(self.systems)) < len(self.systems):
+            raise InvalidValue(f"systems = {self.systems}: expected different names")
+        seen: dict[object, int] = {}
+        for i, vote in enumerate(self.votes):
+            if issue := self._issue(vote):
+                raise InvalidValue(f"votes.{i}.{issue}")
+            first = seen.setdefault((vote.item, frozenset(vote.systems or ())), i)
+            if first < i:
+                raise InvalidValue(
+                    f"votes.{i} is on the same clips of {vote.item!r} as votes.{first}: expected one vote"
+                )
+        return self
+
+    def _issue(self, vote: Vote) -> str:
+        """Say which value of a vote the mode or the systems of the test do not allow, and what they do."""
+        if self.mode == "mushra":
+            if vote.systems or vote.preferred is not None:
+                return "systems and preferred are of mode ab: expected only scores in mode mushra"
+            unknown = vote.scores.keys() - set(self.systems)
+            return f"scores = {vote.scores}: expected scores of {self.systems}" if unknown or not vote.scores else ""
+        if vote.scores:
+            return "scores are of mode mushra: expected systems and preferred in mode ab"
+        if len(set(vote.systems or ()) & set(self.systems)) < 2:
+            return f"systems = {vote.systems}: expected two different of {self.systems}"
+        if "preferred" not in vote.model_fields_set or vote.preferred not in (None, *(vote.systems or ())):
+            return f"preferred = {vote.preferred!r}: expected one of the pair {vote.systems}, or null for neither"
+        return ""
 
 
 def read_votes(files: Sequence[Path]) -> list[VotesFile]:
-    """Read the votes of one test. Raises InvalidValue for files of different tests, and for two of one rater."""
+    """Read the votes of one test. Raises InvalidValue for files of different tests, and for two of one rater.
+
+    Raises BadDocument for a vote that could not be counted.
+    """
     if others := [file for file in files if file.suffix != ".json"]:
         raise InvalidValue(f"'{others[0]}' is not a .json file that a rater exported from the page of a test.")
     votes = [read_json(file, VotesFile) for file in files]
     for file, each in zip(files, votes, strict=True):
-        if each.test != votes[0].test:
+        if (each.test, each.mode, each.systems) != (votes[0].test, votes[0].mode, votes[0].systems):
             raise InvalidValue(
                 f"'{file}' belongs to another listening test than '{files[0]}': analyze each test separately."
             )
@@ -243,7 +278,7 @@ class VoteAnalysis:
                 Section("By item", "Intervals over raters.", [self.table("item")]),
                 Section("How it was measured", "", [facts_table("the listening test", facts)]),
             ],
-            kicker="codecdiff · listen",
+            kicker=KICKER,
             highlights=[(str(len(self.raters)), "raters"), (str(len(self.items)), "items")],
         )
 
@@ -264,8 +299,10 @@ class VoteAnalysis:
         return {**facts, "overall": estimates(self.values), "raters": by(self.raters, 0), "items": by(self.items, 1)}
 
 
-def analyze_votes(files: Sequence[Path], output: Path | None) -> None:
+def analyze_votes(files: Sequence[Path], output: Path | None, *, force: bool = False) -> None:
     """Print what votes say, and write it as a report if a folder is named."""
+    if output:
+        require_own_report(output / "index.html", KICKER, force)
     if missing := [file for file in files if not file.is_file()]:
         raise missing_file(missing[0], "File of votes")
     analysis = VoteAnalysis(read_votes(files))
@@ -275,6 +312,5 @@ def analyze_votes(files: Sequence[Path], output: Path | None) -> None:
     for line in analysis.warnings():
         err.print(line, style="yellow", soft_wrap=True)
     if output:
-        require_writable(output)
         write_report(analysis.report(), output, analysis.to_json())
         out.print(f"Written: index.html, report.md and report.json in {output}", soft_wrap=True)
