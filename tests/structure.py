@@ -128,7 +128,15 @@ BUILTIN_RAISES = {
             "codecdiff/files/documents.py _decode",
             *(
                 f"codecdiff/files/parquet_size.py {name}"
-                for name in ("check_parquet_size", "_pages", "_runs", "_page_header", "_read_footer", "_read_value")
+                for name in (
+                    "check_parquet_size",
+                    "_pages",
+                    "_runs",
+                    "_shared_bytes",
+                    "_page_header",
+                    "_read_footer",
+                    "_read_value",
+                )
             ),
             "codecdiff/files/parquet_size.py _varint",
             "codecdiff/pipeline/untrusted.py _stage_name",
@@ -167,12 +175,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 47_797,
-    "lines: core": 19_801,
+    "lines: library in all": 47_837,
+    "lines: core": 19_841,
     "lines: interfaces": 444,
     "lines: evaluation": 8_755,
     "lines: must-read set": 5_255,
-    "lines: import closure of the recipe": 9_799,
+    "lines: import closure of the recipe": 9_839,
     "import levels": 8,
 }
 
