@@ -175,12 +175,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 47_837,
-    "lines: core": 19_841,
+    "lines: library in all": 47_848,
+    "lines: core": 19_852,
     "lines: interfaces": 444,
     "lines: evaluation": 8_755,
-    "lines: must-read set": 5_255,
-    "lines: import closure of the recipe": 9_839,
+    "lines: must-read set": 5_257,
+    "lines: import closure of the recipe": 9_850,
     "import levels": 8,
 }
 
