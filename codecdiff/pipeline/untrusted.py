@@ -18,7 +18,7 @@ from codecdiff import registry
 from codecdiff.config import ConfigError, check_spec, part_options
 from codecdiff.config.parts import item_type, part_kind
 from codecdiff.config.schema import Guidance, Target
-from codecdiff.errors import ConfigError, InvalidValue, UserError
+from codecdiff.errors import InvalidValue, UserError
 from codecdiff.precision import SkipInit
 
 __all__ = ["ModelFile", "StageFile", "build_to_fit", "confine", "explained", "leads_outside", "require_short"]
