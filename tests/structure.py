@@ -128,7 +128,15 @@ BUILTIN_RAISES = {
             "codecdiff/files/documents.py _decode",
             *(
                 f"codecdiff/files/parquet_size.py {name}"
-                for name in ("check_parquet_size", "_pages", "_runs", "_page_header", "_read_footer", "_read_value")
+                for name in (
+                    "check_parquet_size",
+                    "_pages",
+                    "_runs",
+                    "_shared_bytes",
+                    "_page_header",
+                    "_read_footer",
+                    "_read_value",
+                )
             ),
             "codecdiff/files/parquet_size.py _varint",
             "codecdiff/pipeline/untrusted.py _stage_name",
@@ -167,12 +175,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 47_892,
-    "lines: core": 19_824,
+    "lines: library in all": 47_943,
+    "lines: core": 19_875,
     "lines: interfaces": 444,
     "lines: evaluation": 8_827,
-    "lines: must-read set": 5_255,
-    "lines: import closure of the recipe": 9_799,
+    "lines: must-read set": 5_257,
+    "lines: import closure of the recipe": 9_850,
     "import levels": 8,
 }
 

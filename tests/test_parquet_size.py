@@ -13,7 +13,7 @@ import pytest
 
 from codecdiff.data.manifest import Manifest, ManifestRow
 from codecdiff.errors import InvalidValue
-from codecdiff.files import DamagedFile, check_parquet_size, read_parquet
+from codecdiff.files import DamagedFile, check_parquet_size, parquet_size, read_parquet
 
 ROWS, LONG = 40_000, "x" * 2**20
 ENCODED = pa.dictionary(pa.int32(), pa.string())
@@ -82,7 +82,8 @@ BOMBS: dict[str, tuple[Callable[[], dict[str, Any]], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_small_file_does_not_fill_the_memory(tmp_path: Path, name: str) -> None:
+def test_a_small_file_does_not_fill_the_memory(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet_size, "FREE_BYTES", 2**26)  # the files of this test unpack to less than a real one
     file = tmp_path / "a.parquet"
     columns, options = BOMBS[name]
     pq.write_table(pa.table(columns()), file, **options)
@@ -109,6 +110,11 @@ def test_a_long_footer_is_not_read(tmp_path: Path) -> None:
         {"dictionary_pagesize_limit": 1000},  # after which they stand in the pages themselves
         {"dictionary_pagesize_limit": 1000, "data_page_size": 500},
         {"use_dictionary": False},
+        *(
+            {"use_dictionary": False, "column_encoding": {"text": name}, "data_page_version": version}
+            for name in ("DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY")
+            for version in ("1.0", "2.0")
+        ),
         {"row_group_size": 777},
     ],
     ids=str,
@@ -124,7 +130,10 @@ def test_every_layout_is_read_as_it_was_written(tmp_path: Path, options: dict[st
         assert read.to_pylist() == table.to_pylist()
 
 
-def test_texts_that_are_in_memory_once_may_stand_in_any_number_of_rows(tmp_path: Path) -> None:
+def test_texts_that_are_in_memory_once_may_stand_in_any_number_of_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet_size, "FREE_BYTES", 2**26)
     long = repeated("long " * 2000)
     table = pa.table({"track": TRACKS, "text": long, "list": pa.ListArray.from_arrays(OFFSETS, long)})
     pq.write_table(table, tmp_path / "a.parquet", store_schema=False)
@@ -134,6 +143,25 @@ def test_texts_that_are_in_memory_once_may_stand_in_any_number_of_rows(tmp_path:
     assert read.slice(ROWS - 1).to_pylist() == [{"track": TRACKS[-1], "text": "long " * 2000, "list": ["long " * 2000]}]
     with pytest.raises(DamagedFile, match="unpacks to more than"):
         read_parquet(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_names_that_count_up_and_texts_that_begin_alike_are_read(tmp_path: Path, version: str) -> None:
+    names = [f"a folder of the data set/{i % 7}/{i:07d}.wav" for i in range(100_000)]
+    table = pa.table({"name": names, "list": pa.ListArray.from_arrays(pa.array([*range(100_001)]), pa.array(names))})
+    encodings: dict[str, Any] = {"name": "DELTA_BYTE_ARRAY", "list.list.element": "DELTA_BYTE_ARRAY"}
+    options: dict[str, Any] = DELTA | {
+        "column_encoding": encodings,
+        "compression": "zstd",
+        "data_page_version": version,
+    }
+    pq.write_table(table, tmp_path / "a.parquet", **options)
+    assert read_parquet(tmp_path / "a.parquet").equals(table)
+    options["column_encoding"] = {"id": "DELTA_BYTE_ARRAY"}
+    ids = pa.table({"id": [f"track-{i:09d}" for i in range(100_000)]})
+    pq.write_table(ids, tmp_path / "b.parquet", **options)
+    assert (tmp_path / "b.parquet").stat().st_size < 100_000
+    assert read_parquet(tmp_path / "b.parquet").equals(ids)
 
 
 def test_encoded_audio_and_texts_of_a_usual_size_are_read(tmp_path: Path) -> None:

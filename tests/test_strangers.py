@@ -205,6 +205,26 @@ def test_a_hostile_model_folder_is_answered_with_a_sentence(starter: Path, tmp_p
     assert not Path("/anywhere/else").exists()
 
 
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("primary/stage.json", lambda spec: spec["denoiser"].update(width="wide")),
+        ("primary/stage.json", lambda spec: spec["denoiser"].update(depth=-1)),
+        ("primary/stage.json", lambda spec: spec["denoiser"].update(name="unheard-of")),
+        ("codecdiff.json", lambda spec: spec["conditioner"].update(max_tokens=None)),
+        ("codecdiff.json", lambda spec: spec["conditioner"].update(max_tokens=-1)),
+    ],
+)
+@pytest.mark.parametrize("trusted", [False, True])
+def test_what_a_part_may_not_be_is_said_with_the_file_that_asks_for_it(
+    starter: Path, tmp_path: Path, file: str, change: Change, trusted: bool
+) -> None:
+    folder = changed(starter, tmp_path / "model", file, change)
+    with pytest.raises(UserError) as caught:
+        codecdiff.Pipeline.from_pretrained(folder, allow_local_parts=trusted)
+    assert str(tmp_path / "model") in str(caught.value)
+
+
 def test_the_command_says_the_sentence_and_how_to_allow_it(starter: Path, tmp_path: Path) -> None:
     folder = changed(starter, tmp_path / "model", "codecdiff.json", put("conditioner", CACHED | {"folder": "/x"}))
     result = CliRunner().invoke(app, ["generate", "a", "--model", str(folder), "-o", str(tmp_path / "a.wav")])

@@ -15,8 +15,8 @@ from typing import Any, BinaryIO, NamedTuple
 from codecdiff.files.documents import require_file
 from codecdiff.files.hashes import DamagedFile
 
-MAX_ROWS = 2**25
-FREE_BYTES, GROWTH = 2**26, 32  # a file may take as many bytes, and as many times its own size
+MAX_ROWS, FREE_ROWS = 2**25, 2**18  # that a file may have, and whatever its size: names that count up take no bytes
+FREE_BYTES, GROWTH = 2**28, 32  # a file may take as many bytes, and as many times its own size
 MAX_FOOTER, MAX_COLUMNS, MAX_DEPTH = 2**24, 5000, 32
 MAX_HEADER = 2**24  # bytes of a page's, as in Arrow
 WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8, "INT96": 8, "BYTE_ARRAY": 4}
@@ -41,7 +41,7 @@ def check_parquet_size(path: Path | str, encoded: Collection[str] = ()) -> None:
         with pq.ParquetFile(stream) as file:
             schema, leaves = file.schema, dictionary_leaves(file, encoded).values()
             num_rows = max(file.metadata.num_rows, sum(group.get(3, 0) for group in footer))
-            if num_rows > min(MAX_ROWS, size) or file.metadata.num_rows < 0:
+            if num_rows > min(MAX_ROWS, max(FREE_ROWS, size)) or file.metadata.num_rows < 0:
                 raise DamagedFile(f"'{path}' states {num_rows:,} rows in {size:,} bytes: it is damaged.")
         limit, total = FREE_BYTES + GROWTH * size, 0
         for group in footer:
@@ -60,14 +60,17 @@ def check_parquet_size(path: Path | str, encoded: Collection[str] = ()) -> None:
 def dictionary_leaves(file: Any, columns: Collection[str]) -> dict[str, str]:
     """Map those of these columns that hold texts, or lists of them, to their path in a parquet file.
 
-    Arrow reads them as dictionaries.
+    Arrow reads them as dictionaries. It cannot in the encodings of differences; lists in them are read one by one.
     """
     import pyarrow as pa
 
     fields = {field.name: field.type for field in file.schema_arrow if field.name in columns}
     leaves = {leaf.path.partition(".")[0]: leaf.path for leaf in map(file.schema.column, range(len(file.schema.names)))}
+    groups = map(file.metadata.row_group, range(file.num_row_groups))
+    chunks = (chunk for group in groups for chunk in map(group.column, range(group.num_columns)))
+    plain = {chunk.path_in_schema for chunk in chunks if "DELTA" in str(chunk.encodings)} if fields else set()
     kinds = (pa.string(), pa.list_(pa.string()))
-    return {name: leaves[name] for name, kind in fields.items() if kind in kinds and name in leaves}
+    return {name: leaves[name] for name, kind in fields.items() if kind in kinds and name in leaves.keys() - plain}
 
 
 def _chunk_bytes(stream: BinaryIO, column: dict[int, Any], leaf: Any, limit: int, is_encoded: bool) -> int:
@@ -105,7 +108,7 @@ def _text_bytes(stream: BinaryIO, column: dict[int, Any], leaf: Any, limit: int)
             for indices, count in _runs(_unpack(stream, column, page), page, leaf):
                 total += int(lengths[indices[indices < len(lengths)]].sum()) * count
         elif page.encoding == DELTA_BYTE_ARRAY:  # each begins as the one before
-            total += page.size * page.values
+            total += _shared_bytes(_unpack(stream, column, page), page, leaf)
         if total > limit:
             break
     return total
@@ -164,13 +167,45 @@ def _text_lengths(data: bytes) -> Iterator[int]:
         i += 4 + length
 
 
+def _values_start(data: bytes, page: _Page, leaf: Any) -> int:
+    """Return where the values of a page begin: levels may stand in front, each after its length."""
+    i = 0
+    for level in (leaf.max_repetition_level, leaf.max_definition_level) if page.levels < 0 else ():
+        i += 4 + int.from_bytes(data[i : i + 4], "little") if level else 0
+    return i
+
+
+def _shared_bytes(data: bytes, page: _Page, leaf: Any) -> int:
+    """Return how many bytes the texts of a page share with the texts before them: numbers in DELTA_BINARY_PACKED."""
+    import numpy as np
+
+    i = _values_start(data, page, leaf)
+    block, i = _varint(data, i)
+    parts, i = _varint(data, i)
+    count, i = _varint(data, i)
+    first, i = _varint(data, i)
+    length, count = block // max(parts, 1), min(count, page.values)
+    if count and (length < 32 or length % 32):
+        raise ValueError("a page has blocks of a length that no writer makes")
+    deltas, done = np.zeros(count, np.int64), 1
+    deltas[:1] = _signed(first)
+    while done < count:
+        least, i = _varint(data, i)
+        widths, i = data[i : i + parts], i + parts
+        for width in widths[: -(-(count - done) // length)]:
+            size = length * width // 8
+            bits = np.unpackbits(np.frombuffer(data[i : i + size], np.uint8), bitorder="little")
+            own = bits.reshape(-1, width) @ (1 << np.arange(width, dtype=np.int64)) if width else np.zeros(1, np.int64)
+            deltas[done : done + length] = own[: count - done] + _signed(least)
+            done, i = done + length, i + size
+    return int(np.maximum(deltas.cumsum().astype(np.int32), 0).sum(dtype=np.int64))  # int32, as Arrow's overflow
+
+
 def _runs(data: bytes, page: _Page, leaf: Any) -> Iterator[tuple[Any, int]]:
     """Yield the indices of a page into its dictionary, as arrays and how often each is repeated."""
     import numpy as np
 
-    i = runs = 0
-    for level in (leaf.max_repetition_level, leaf.max_definition_level) if page.levels < 0 else ():
-        i += 4 + int.from_bytes(data[i : i + 4], "little") if level else 0
+    i, runs = _values_start(data, page, leaf), 0
     width, i = (data[i], i + 1) if i < len(data) else (0, i)  # a page without a value has none
     while i < len(data):
         (head, i), runs = _varint(data, i), runs + 1
@@ -256,7 +291,7 @@ def _read_struct(data: bytes, i: int, depth: int = 0) -> tuple[dict[int, Any], i
         number += head >> 4
         if not head >> 4:
             value, i = _varint(data, i)
-            number = value >> 1 ^ -(value & 1)
+            number = _signed(value)
         fields[number], i = _read_value(data, i, head & 15, depth)
     return fields, i + 1
 
@@ -269,7 +304,7 @@ def _read_value(data: bytes, i: int, kind: int, depth: int) -> tuple[Any, int]:
         return data[i], i + 1
     if kind in (4, 5, 6):
         value, i = _varint(data, i)
-        return value >> 1 ^ -(value & 1), i
+        return _signed(value), i
     if kind == 7:
         return struct.unpack_from("<d", data, i)[0], i + 8
     if kind == 8:
@@ -301,3 +336,8 @@ def _varint(data: bytes, i: int) -> tuple[int, int]:
             return value, i
         if shift > 70:
             raise ValueError("a number is too long")
+
+
+def _signed(value: int) -> int:
+    """Return the number that is in a varint by zigzag."""
+    return value >> 1 ^ -(value & 1)

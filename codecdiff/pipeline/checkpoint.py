@@ -76,9 +76,10 @@ def load_parts(
     """
     if not allow_local_parts:
         kinds = [kind for kind in ("codec", "splitter", "conditioner") if spec[kind]]
-        spec = spec | {kind: confine(f"{kind}s", spec[kind], folder) for kind in kinds}
+        with explained(folder / MODEL_FILE):
+            spec = spec | {kind: confine(f"{kind}s", spec[kind], folder) for kind in kinds}
     try:
-        with explained(folder):
+        with explained(folder / MODEL_FILE):
             parts = build_parts(spec)
     except (OSError, LookupError) as error:
         if allow_download or isinstance(error, registry.UnknownPart):
@@ -236,7 +237,8 @@ def load_stage(
     """Load stage `i` of a model folder, called `name`."""
     file = folder / name / WEIGHTS_FILE
     spec, tensors = load_weights(folder / name, digests)
-    denoiser_spec = spec["denoiser"] if allow_local_parts else confine("denoisers", spec["denoiser"], folder)
+    with explained(folder / name / STAGE_FILE):
+        denoiser_spec = spec["denoiser"] if allow_local_parts else confine("denoisers", spec["denoiser"], folder)
     denoiser = build_to_fit(file, tensors, lambda: build_denoiser(denoiser_spec, codec, splitter, conditioner, i))
     dtype = next(denoiser.parameters()).dtype
     weights = {key: v.to(dtype) if v.is_floating_point() else v for key, v in tensors.items()}
