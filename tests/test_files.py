@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 
 from codecdiff.data.audio_writer import write_audio
-from codecdiff.errors import UserError
+from codecdiff.errors import UnusableFile, UserError
 from codecdiff.files import (
     DamagedFile,
     FolderLocked,
@@ -31,8 +31,10 @@ from codecdiff.files import (
     checksum,
     clear_leftovers,
     lock_folder,
+    make_folder,
     read_parquet,
     read_safetensors,
+    require_writable,
     try_lock,
     write_parquet,
     write_safetensors,
@@ -146,6 +148,23 @@ def test_audio_that_a_full_disk_cuts_is_noticed(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(UserError, match=r"a\.\w+' cannot be written: only 1,000 of 1,001 samples are on the disk"):
         write_audio(tmp_path / f"a.{suffix}", torch.zeros(2, 1001), 8000)
     assert not list(tmp_path.iterdir())
+
+
+def test_audio_that_the_disk_refuses_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(*arguments: Any) -> None:
+        raise soundfile.LibsndfileError(2)
+
+    monkeypatch.setattr(soundfile.SoundFile, "write", write)
+    with pytest.raises(UnusableFile, match=r"'.*a\.wav' cannot be written: System error\. Free space or use another"):
+        write_audio(tmp_path / "a.wav", torch.zeros(1, 100), 8000)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_link_that_leads_nowhere_is_said(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    for use in (make_folder, require_writable, lambda folder: atomic_write_text(folder / "a.txt", "")):
+        with pytest.raises(UnusableFile, match=r"link' links to '.*gone', which does not exist\. Make it, or choose"):
+            use(tmp_path / "link" / "run")
 
 
 def test_what_a_killed_process_left_is_deleted_and_what_another_writes_is_not(tmp_path: Path) -> None:

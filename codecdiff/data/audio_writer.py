@@ -16,6 +16,7 @@ from codecdiff.files import atomic_write
 __all__ = ["BLOCK", "keeps_comment", "write_audio"]
 
 BLOCK = 2**16  # audio samples read or written at once
+SYSTEM_ERROR = 2  # libsndfile's code of what the disk refuses
 
 
 def keeps_comment(file: Path | str, comment: str) -> bool:
@@ -57,4 +58,6 @@ def write_audio(file: Path | str, audio: Tensor, sample_rate: int, *, comment: s
             if written != len(samples):
                 raise OSError(errno.ENOSPC, f"only {written:,} of {len(samples):,} samples are on the disk")
     except (soundfile.LibsndfileError, UnicodeEncodeError) as error:
-        raise UnusableFile(f"'{file}' cannot be written: {error}") from error
+        is_of_disk = getattr(error, "code", 0) == SYSTEM_ERROR
+        hint = " Free space or use another disk." if is_of_disk else ""
+        raise UnusableFile(f"'{file}' cannot be written: {error}{hint}") from error

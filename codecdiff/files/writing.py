@@ -108,11 +108,17 @@ def sync(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Create a folder, and those above it, on the disk."""
-    missing = [place for place in (folder, *folder.parents) if not place.exists()]
-    for place in reversed(missing):
+    """Create a folder, and those above it, on the disk. Raises UnusableFile for a link that leads nowhere."""
+    for place in reversed(_missing_folders(folder)):
         place.mkdir(exist_ok=True)
         sync(place.parent)
+
+
+def _missing_folders(folder: Path) -> list[Path]:
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    if link := next((place for place in missing if place.is_symlink()), None):
+        raise UnusableFile(f"'{link}' links to '{link.readlink()}', which does not exist. Make it, or choose another.")
+    return missing
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -177,7 +183,7 @@ def _delete(path: Path) -> None:
 def require_writable(folder: Path | str) -> None:
     """Raise UnusableFile unless files can be created in a folder, or in its nearest existing parent."""
     path = Path(folder).absolute()
-    existing = next(place for place in (path, *path.parents) if place.exists())
+    existing = [path, *path.parents][len(_missing_folders(path))]
     try:
         tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
