@@ -175,12 +175,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 47_943,
-    "lines: core": 19_875,
+    "lines: library in all": 47_956,
+    "lines: core": 19_884,
     "lines: interfaces": 444,
-    "lines: evaluation": 8_827,
+    "lines: evaluation": 8_831,
     "lines: must-read set": 5_257,
-    "lines: import closure of the recipe": 9_850,
+    "lines: import closure of the recipe": 9_859,
     "import levels": 8,
 }
 

@@ -204,11 +204,15 @@ def require_own_report(file: Path, kicker: str, force: bool) -> None:
     Raises UnusableFile if its folder cannot be written to. Commands call it before they begin to measure.
     """
     require_writable(file.parent)
-    if force or not file.is_file():
+    is_run = file.name == "index.html" and (file.parent / "model" / "codecdiff.json").is_file()  # its page comes last
+    if force or not (file.is_file() or is_run):
         return
-    with file.open("rb") as stream:
-        match = re.search(r'<p class="kicker">codecdiff · (.*?)</p>', stream.read(HEAD_BYTES).decode(errors="replace"))
-    held, own = match[1] if match else "", kicker.removeprefix("codecdiff · ")
+    held, own = "training run" if is_run else "", kicker.removeprefix("codecdiff · ")
+    if file.is_file():
+        with file.open("rb") as stream:
+            head = stream.read(HEAD_BYTES).decode(errors="replace")
+        match = re.search(r'<p class="kicker">codecdiff · (.*?)</p>', head)
+        held = match[1] if match else ""
     if held != own:
         what = f"a page of '{held}'" if held else "a page"
         raise FileExists(

@@ -569,6 +569,10 @@ def test_a_model_is_judged_and_its_folder_gets_the_same_scores(
     evaluate(*into)
     page.write_text("<p>A page by hand.</p>")
     assert f"'{page}' is a page that 'evaluate' would replace." in refused(*into)
+    page.unlink()
+    (tmp_path / "run" / "model").mkdir()
+    (tmp_path / "run" / "model" / "codecdiff.json").write_text("{}")  # training, without a page until it ends
+    assert "is a page of 'training run'" in refused(*into)
 
 
 def test_the_report_is_printed_as_json_and_has_the_rows_and_columns_of_table_1(
