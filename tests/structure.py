@@ -175,7 +175,7 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 47_956,
+    "lines: library in all": 47_976,
     "lines: core": 19_884,
     "lines: interfaces": 444,
     "lines: evaluation": 8_831,

@@ -14,6 +14,7 @@ import gradio as gr
 import safehttpx
 from gradio.themes import Default
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
 
 from codecdiff.errors import InvalidValue
 from codecdiff_studio.compare_tab import compare_tab
@@ -50,6 +51,25 @@ class SecurityHeaders:
             await send(message)
 
         await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+
+
+class EndedSessions:
+    """Ends the stream of a session that has been closed, as middleware of ASGI.
+
+    Gradio tells its page so and raises an error, which the server would log although nothing is wrong.
+    """
+
+    def __init__(self, app: Any):
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass a request on."""
+        try:
+            await self.app(scope, receive, send)
+        except RuntimeError as error:  # by Starlette, as the response has begun
+            if not isinstance(error.__cause__, HTTPException):
+                raise
+            await send({"type": "http.response.body"})
 
 
 def new_app(studio: Studio) -> gr.Blocks:
@@ -121,7 +141,7 @@ def launch(app: gr.Blocks, host: str, port: int | None, login: tuple[str, str] |
             input_placeholder_color_dark="*neutral_400",
         ),
         css=(files("codecdiff_studio") / "static" / "studio.css").read_text(encoding="utf-8"),
-        app_kwargs={"middleware": [(SecurityHeaders, (), {})]},
+        app_kwargs={"middleware": [(SecurityHeaders, (), {}), (EndedSessions, (), {})]},
     )
     gc.freeze()  # what stays until the end need not be searched when a tab is closed
     return url

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -11,7 +12,7 @@ import socket
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ import httpx
 import numpy as np
 import pytest
 import soundfile
-from codecdiff_studio.app import launch, new_app
+from codecdiff_studio.app import EndedSessions, launch, new_app
 from codecdiff_studio.command import check_address, is_loopback, parse_login
 from codecdiff_studio.edit_tab import EditTab
 from codecdiff_studio.fields import PromptFields
@@ -34,6 +35,11 @@ from gradio import processing_utils
 from gradio_client import Client
 from PIL import Image
 from small import RATE, UNET, lively, tone
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
 from typer.testing import CliRunner
 
 from codecdiff import Extend, Inpaint, Pipeline, Refine, Restore, Vary
@@ -489,3 +495,24 @@ def test_the_api_generates_and_the_queue_drains(url: str, tmp_path: Path) -> Non
     assert np.array_equal(
         soundfile.read(files[0])[0], soundfile.read(next(r for r in results if r not in refused)[0][0])[0]
     )
+
+
+@pytest.mark.parametrize("middleware", [[], [Middleware(EndedSessions)]])
+def test_the_stream_of_a_closed_session_ends_without_an_error(middleware: list[Middleware]) -> None:
+    async def events() -> AsyncIterator[bytes]:
+        yield b"session not found"
+        raise HTTPException(404)  # as Gradio does
+
+    async def stream(request: Any) -> StreamingResponse:
+        return StreamingResponse(events())
+
+    async def get() -> bytes:
+        app = Starlette(routes=[Route("/", stream)], middleware=middleware)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://studio") as client:
+            return (await client.get("/")).content
+
+    if middleware:
+        assert asyncio.run(get()) == b"session not found"
+    else:
+        with pytest.raises(RuntimeError, match="response already started"):
+            asyncio.run(get())
