@@ -81,7 +81,12 @@ BOMBS: dict[str, tuple[Callable[[], dict[str, Any]], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", BOMBS)
+LARGEST = ("zstd", "gzip", "brotli", "columns")  # take a second each
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.integration if name in LARGEST else ()) for name in BOMBS]
+)
 def test_a_small_file_does_not_fill_the_memory(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet_size, "FREE_BYTES", 2**26)  # the files of this test unpack to less than a real one
     file = tmp_path / "a.parquet"

@@ -69,6 +69,7 @@ def run(*words: object, code: int = 0) -> Result:
     return result
 
 
+@pytest.mark.integration
 def test_a_package_that_would_fill_the_disk_or_names_a_file_as_a_folder_is_refused(tmp_path: Path) -> None:
     silence = b"\0" * 2**25
     packages = {

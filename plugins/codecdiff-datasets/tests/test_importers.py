@@ -326,6 +326,7 @@ def test_a_row_of_the_hub_copies_no_file_from_outside_its_data_set(tmp_path: Pat
     assert all("outside the data set, which is not read" in issue.what and issue.hint for issue in issues)
 
 
+@pytest.mark.integration
 def test_a_file_of_a_data_set_that_would_fill_the_memory_is_not_read(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     datasets.disable_progress_bars()
