@@ -19,7 +19,7 @@ from codecdiff import Codec
 from codecdiff.codecs import CodecWrapper
 from codecdiff.data import EncodeConfig, SegmentConfig, encode_tracks, find_tracks
 from codecdiff.data.audio import BadAudio, read_audio, seconds_of, stream_audio, write_audio
-from codecdiff.data.audio_format import FileBytes
+from codecdiff.data.audio_bytes import FileBytes
 from codecdiff.data.segments import read_segments
 
 RATE = 44_100

@@ -18,7 +18,8 @@ import soxr
 import torch
 from torch import Tensor
 
-from codecdiff.data.audio_format import MAX_HEADER, ChangedFile, OtherFormat, View, layout_of, wave_comment
+from codecdiff.data.audio_bytes import ChangedFile, View
+from codecdiff.data.audio_format import MAX_HEADER, OtherFormat, layout_of, wave_comment
 from codecdiff.data.audio_writer import BLOCK, keeps_comment, write_audio
 from codecdiff.errors import InvalidValue
 from codecdiff.files import require_file
@@ -52,9 +53,6 @@ OGG_SPEAKERS = {3: "L C R", 4: "L R BL BR", 5: "L C R BL BR", 6: "L C R BL BR LF
 OGG_SPEAKERS |= {8: "L C R SL SR BL BR LF"}
 DOWNMIX = {"L": (1, 0), "R": (0, 1), "C": (0.5**0.5, 0.5**0.5), "LF": (0, 0), "BC": (0.5, 0.5)}  # ITU-R BS.775, Annex 4
 DOWNMIX |= {"BL": (0.5**0.5, 0), "SL": (0.5**0.5, 0), "BR": (0, 0.5**0.5), "SR": (0, 0.5**0.5)}
-
-
-StoredBlock = tuple[int, np.ndarray, str]  # sample rate (Hz), samples (t, ch), speakers
 
 
 class BadAudio(InvalidValue):
@@ -184,7 +182,7 @@ class SampleStats:
             yield f"Its two channels are out of phase: mixed to one, {lost:.0f} dB are lost. Invert one of them."
 
 
-def _unchanged(file: Path, blocks: Iterator[StoredBlock]) -> Iterator[StoredBlock]:
+def _unchanged(file: Path, blocks: Iterator[tuple[int, np.ndarray, str]]) -> Iterator[tuple[int, np.ndarray, str]]:
     """Yield the blocks of a file. Raises BadAudio if it is not at their end what it was before them."""
     before = _state(file)
     try:
@@ -211,7 +209,7 @@ def _changed(file: Path) -> BadAudio:
 
 def _stored_blocks(
     file: Path, channels: int, start: float, seconds: float | None, report: Callable[[str], None]
-) -> Iterator[StoredBlock]:
+) -> Iterator[tuple[int, np.ndarray, str]]:
     """Yield the sample rate (Hz), samples (t, ch) and speakers of a file, block by block, as `stream_audio` does."""
     stats, is_empty = SampleStats(), True
     skip, left = start, FOREVER if seconds is None else seconds  # seconds
@@ -293,8 +291,7 @@ def how_to_convert(file: Path) -> str:
     """Return the sentence, without its period, on how to make a file of audio that can be read of another."""
     converted = file.with_suffix(".wav" if file.suffix.lower() == ".flac" else ".flac")
     names = [f"./{each.name}" if each.name.startswith("-") else each.name for each in (file, converted)]
-    source, target = ("'" + name.replace("'", "'\\''") + "'" for name in names)  # as `shlex.quote`, but always
-    return f"Convert it with ffmpeg -i {source} {target}"
+    return " ".join(["Convert it with ffmpeg -i", *("'" + name.replace("'", "'\\''") + "'" for name in names)])
 
 
 def _check_bounds(file: Path, sound: soundfile.SoundFile) -> None:

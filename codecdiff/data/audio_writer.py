@@ -58,6 +58,5 @@ def write_audio(file: Path | str, audio: Tensor, sample_rate: int, *, comment: s
             if written != len(samples):
                 raise OSError(errno.ENOSPC, f"only {written:,} of {len(samples):,} samples are on the disk")
     except (soundfile.LibsndfileError, UnicodeEncodeError) as error:
-        is_of_disk = getattr(error, "code", 0) == SYSTEM_ERROR
-        hint = " Free space or use another disk." if is_of_disk else ""
+        hint = " Free space or use another disk." if getattr(error, "code", 0) == SYSTEM_ERROR else ""
         raise UnusableFile(f"'{file}' cannot be written: {error}{hint}") from error

@@ -262,7 +262,7 @@ def open_store(
         codec.load_fitted_state(store.fitted_state())
     store.check_codec(codec, spec, target)
     if tracks:
-        _check_tracks(store, tracks)
+        _check_tracks(store, tracks, report)
     store.audio = Path(audio) if audio else None
     return store
 
@@ -291,30 +291,28 @@ def _make_store(
         report(f"Skipped {len(skipped)} of {len(tracks)} files; {len(store)} are in the store.")
 
 
-def _check_tracks(store: CodeStore, tracks: Sequence[Track]) -> None:
+def _check_tracks(store: CodeStore, tracks: Sequence[Track], report: Callable[[str], None]) -> None:
     """Raise ValueError unless the store was made from these tracks."""
     stored = {row["track"]: (row["bytes"], row["captions"]) for row in store.rows}
     requested = {track.name: (track.file.stat().st_size, list(track.captions)) for track in tracks}
     names = {*stored, *requested} - set(store.header["skipped"])
-    differ = sorted(name for name in names if stored.get(name) != requested.get(name)) or changed_tracks(store, tracks)
-    if differ:
+    differ = sorted(name for name in names if stored.get(name) != requested.get(name))
+    if differ := differ or changed_tracks(store, tracks, report):
         raise InvalidValue(
             f"'{store.folder}' was made from other files or captions: {differ[0]} and {len(differ) - 1} more differ. "
             "Choose another output=FOLDER or data.store=FOLDER, or delete it to encode again."
         )
 
 
-def changed_tracks(store: CodeStore, tracks: Sequence[Track]) -> list[str]:
+def changed_tracks(store: CodeStore, tracks: Sequence[Track], report: Callable[[str], None]) -> list[str]:
     """Return the names of tracks whose files have other contents than when they were encoded.
 
-    Only files that were written, copied or renamed since the first shard was are read.
+    Only files that were written, copied or renamed since the first shard was are read; `report` says how many.
     """
     contents = {row["track"]: row["checksum"] for row in store.rows}
     first = min(file.stat().st_mtime_ns for file in (store.folder / "shards").iterdir())
-
-    def is_newer(file: Path) -> bool:
-        status = file.stat()
-        return max(status.st_mtime_ns, status.st_ctime_ns) >= first
-
-    newer = (track for track in tracks if contents.get(track.name) and is_newer(track.file))
+    times = ((track, track.file.stat()) for track in tracks if contents.get(track.name))
+    newer = [track for track, status in times if max(status.st_mtime_ns, status.st_ctime_ns) >= first]
+    if newer:
+        report(f"Comparing {len(newer)} files that are newer than '{store.folder}' with what was encoded")
     return sorted(track.name for track in newer if checksum(track.file) != contents[track.name])
