@@ -125,10 +125,11 @@ def require_new_store(output: Path, request: str, tracks: list[Track]) -> None:
     header = read_sealed(output / "header.json") if (output / "header.json").is_file() else None
     if isinstance(header, dict) and header.get("request") == request:
         tidy_store(output)
-        if changed := changed_tracks(CodeStore(output), tracks):
+        if changed := changed_tracks(CodeStore(output), tracks, err.print):
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
             raise FileExists(
-                f"'{output}' was made from other audio: {changed[0]} and {len(changed) - 1} more files have changed "
-                "since. Choose another name, or delete it to encode them again."
+                f"'{output}' was made from other audio: {changed[0]}{more} changed after it. Choose another name, or "
+                "delete it to encode them again."
             )
         out.print(f"{output} is complete: an earlier run of this command wrote it.", soft_wrap=True)
         raise typer.Exit

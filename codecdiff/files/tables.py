@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -148,11 +149,11 @@ def _lists(path: Path | str, file: Any, leaf: str, group: int) -> Iterator[Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=[leaf]) as encoded:
-            yield from [batch.column(0) for batch in encoded.iter_batches(2**16, row_groups=[group], columns=[leaf])]
-            return
-    except pa.ArrowNotImplementedError:  # a part of them is not in the dictionary of the row group
-        pass
+    with (
+        suppress(pa.ArrowNotImplementedError),  # of texts that are not in the dictionary of the row group
+        pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=[leaf]) as encoded,
+    ):
+        yield from [batch.column(0) for batch in encoded.iter_batches(2**16, row_groups=[group], columns=[leaf])]
+        return
     for batch in file.iter_batches(2**16, row_groups=[group], columns=[leaf]):  # one at a time, as they take more
         yield batch.column(0)

@@ -133,15 +133,12 @@ def upload_folder(folder: Path, name: str, private: bool | None = None) -> str:
 
 
 def _check_links(folder: Path) -> None:
-    """Raise InvalidValue for a link to a file that is not the model's own, or to a folder, whose files are left out.
-
-    In the hub's cache, files are links to those that were fetched with them.
-    """
+    """Raise InvalidValue for a link to a file that is not the model's own, or to a folder, whose files are left out."""
     from huggingface_hub.utils import filter_repo_objects
 
     home = folder.resolve()
     is_cache = home.parent.name == "snapshots" and home.parents[1].name.startswith("models--")
-    homes = (home, home.parents[1] / "blobs") if is_cache else (home,)
+    homes = (home, home.parents[1] / "blobs") if is_cache else (home,)  # its files are links to those fetched with them
     for path in sorted(path for path in folder.rglob("*") if path.is_symlink()):
         name, target = path.relative_to(folder).as_posix(), os.path.realpath(path)
         names = [f"{name}/{MODEL_FILE}"] if path.is_dir() else [name]

@@ -149,12 +149,10 @@ def explained(place: Path) -> Iterator[None]:
     """Turn any error of parts that are built from what a file says into a sentence that names it, or pass it on."""
     try:
         yield
-    except (InvalidValue, ConfigError, registry.UnknownPart) as error:
+    except (UserError, OSError, LookupError) as error:
         if str(place.parent) in str(error) or type(error) not in (InvalidValue, ConfigError, registry.UnknownPart):
             raise
         raise type(error)(f"In '{place}': {error}") from error
-    except (UserError, OSError, LookupError):
-        raise
     except Exception as error:  # what a part does with values that it does not expect
         cause = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise InvalidValue(f"'{place}' describes what cannot be built: {cause}. --debug shows where.") from error
@@ -166,13 +164,8 @@ def build_to_fit(file: Path, tensors: Mapping[str, Tensor], build: Callable[[], 
     It is built on the meta device first, with no more parameters than the file has tensors. Raises InvalidValue if
     names or shapes differ, or if integers stand where floats belong.
     """
-    shapes = _shapes(tensors)
-    with (
-        explained(file.with_name("stage.json")),
-        torch.device("meta"),
-        SkipInit(),
-        _bounded(file, 4 * len(shapes) + 64),
-    ):
+    shapes, description = _shapes(tensors), file.with_name("stage.json")
+    with explained(description), torch.device("meta"), SkipInit(), _bounded(file, 4 * len(shapes) + 64):
         expected = _shapes(build().state_dict())
     if differ := sorted(name for name in {*expected, *shapes} if expected.get(name) != shapes.get(name)):
         there, here = (table.get(differ[0], "missing") for table in (shapes, expected))
@@ -180,7 +173,7 @@ def build_to_fit(file: Path, tensors: Mapping[str, Tensor], build: Callable[[], 
             f"{file} does not hold the weights of this stage: {len(differ)} of its tensors differ, '{differ[0]}' "
             f"first, {there} in the file and {here} by the description of the stage."
         )
-    with explained(file.with_name("stage.json")), SkipInit():
+    with explained(description), SkipInit():
         return build()
 
 

@@ -122,7 +122,7 @@ def copy(music: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         *((change, "changed, added or removed since") for change in (add, replace, describe)),
         *((change, "copied or replaced since. Copied, it is still right") for change in (damage, copy)),
@@ -130,16 +130,16 @@ def copy(music: Path) -> None:
     ],
 )
 def test_a_folder_that_changed_since_it_was_imported_is_noticed(
-    folder: Path, change: Callable[[Path], None], told: str
+    folder: Path, change: Callable[[Path], None], message: str
 ) -> None:
     run("import folder music -o music/all.parquet")  # what is written there is not read
     run("split music/all.parquet")
     (folder / "music" / "cover.jpg").write_bytes(b"a")
     assert "is complete" in run("import folder music -o music/all.parquet").output
     change(folder / "music")
-    said = run("import folder music -o music/all.parquet", code=1).stderr
-    assert told in said
-    assert "--force" in said
+    errors = run("import folder music -o music/all.parquet", code=1).stderr
+    assert message in errors
+    assert "--force" in errors
     run("import folder music -o music/all.parquet --force")
     assert "is complete" in run("import folder music -o music/all.parquet").output
 
@@ -157,7 +157,7 @@ def test_audio_that_was_added_to_published_tables_is_noticed(folder: Path) -> No
     assert Manifest.read("all.parquet").rows[0].present
 
 
-def test_pipes_and_folders_in_place_of_files_are_told(folder: Path) -> None:
+def test_pipes_and_folders_in_place_of_files_are_refused(folder: Path) -> None:
     os.mkfifo(folder / "a.parquet")
     assert "exists already" in run("import folder music -o a.parquet", code=1).stderr
     os.mkfifo(folder / "b.audio-check.jsonl")
@@ -171,7 +171,7 @@ def test_pipes_and_folders_in_place_of_files_are_told(folder: Path) -> None:
     assert "music/0.wav' is a file" in run("import hf music/0.wav -o d.parquet", code=1).stderr
 
 
-def test_a_table_without_a_row_that_can_be_read_is_told_with_the_reason(folder: Path) -> None:
+def test_a_table_without_a_row_that_can_be_read_is_refused_with_the_reason(folder: Path) -> None:
     run("import folder music -o a.parquet")
     (folder / "b.jsonl").write_text('{"track": "0.wav", "bpm": ' + "9" * 4500 + "}\n")
     said = run("join a.parquet b.jsonl", code=1).stderr
@@ -183,7 +183,7 @@ def test_a_table_without_a_row_that_can_be_read_is_told_with_the_reason(folder: 
     assert "d.csv' is a pipe or a device" in run("join a.parquet d.csv", code=1).stderr
 
 
-def test_a_working_folder_that_was_deleted_is_told(folder: Path) -> None:
+def test_a_working_folder_that_was_deleted_is_an_error(folder: Path) -> None:
     (folder / "gone").mkdir()
     program = "import os, sys; os.rmdir(os.getcwd()); from codecdiff.cli.main import main; main()"
     command = [sys.executable, "-c", program, "data", "import", "folder", str(folder / "music")]

@@ -76,9 +76,9 @@ def test_a_package_that_would_fill_the_disk_or_names_a_file_as_a_folder_is_refus
         "far more than its size": {f"usr/music/{i}.ogg": silence for i in range(9)},
         "in a file, or a folder": {"usr/music/a.ogg": b"a", "usr/music/a.ogg/b.ogg": b"b"},
     }
-    for told, files in packages.items():
+    for message, files in packages.items():
         package = deb(tmp_path / "packages", "game", files, "gz")
-        with pytest.raises(InvalidValue, match=f"not a whole Debian package.*{told}"):
+        with pytest.raises(InvalidValue, match=f"not a whole Debian package.*{message}"):
             unpack(package, tmp_path / "out", lambda path: True)
         assert not (tmp_path / "out").exists()
 

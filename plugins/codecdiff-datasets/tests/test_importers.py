@@ -346,10 +346,10 @@ def test_a_file_of_a_data_set_that_would_fill_the_memory_is_not_read(tmp_path: P
         "d.arrow": (lambda file: write_arrow(file, pa.table({"a": [[None]]})), "of type lists of null"),
         "a.xml": (lambda file: file.write_bytes(b"<a/>"), "files of 'xml', which are not read"),
     }
-    for name, (make, told) in files.items():
+    for name, (make, message) in files.items():
         (tmp_path / name).mkdir()
         make(tmp_path / name / name)
-        with pytest.raises(InvalidValue, match=told) as caught:
+        with pytest.raises(InvalidValue, match=message) as caught:
             read_data_set("hf", [str(tmp_path / name)], lambda issue: None)
         assert name in str(caught.value)
     with pytest.raises(InvalidValue, match="unpacks to more than"):

@@ -505,6 +505,7 @@ def test_tracks_are_resampled_with_all_their_clips() -> None:
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.integration
 def test_the_page_of_the_documentation_is_true_and_names_every_setting() -> None:
     page = (ROOT / "docs" / "compare.md").read_text(encoding="utf-8")
     block, trained_models = re.findall(r"^```yaml\n(.*?)^```$", page, flags=re.S | re.M)

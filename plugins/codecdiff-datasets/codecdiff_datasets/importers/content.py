@@ -1,4 +1,4 @@
-"""What a file of a data set would take in memory, found before the library that reads it is let loose on it."""
+"""What a file of a data set would take in memory, found before a library reads it."""
 
 from __future__ import annotations
 
