@@ -314,5 +314,5 @@ def changed_tracks(store: CodeStore, tracks: Sequence[Track], report: Callable[[
     times = ((track, track.file.stat()) for track in tracks if contents.get(track.name))
     newer = [track for track, status in times if max(status.st_mtime_ns, status.st_ctime_ns) >= first]
     if newer:
-        report(f"Comparing {len(newer)} files that are newer than '{store.folder}' with what was encoded")
+        report(f"Files that are newer than '{store.folder}' and compared with what was encoded: {len(newer)}")
     return sorted(track.name for track in newer if checksum(track.file) != contents[track.name])
