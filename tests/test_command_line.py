@@ -337,6 +337,7 @@ def test_the_guidance_of_single_conditions_does_not_outlive_the_conditioner_of_t
         assert adapted([*words, "output=a"], tmp_path / "divided.yaml") == [*words, "output=a"]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("words", [["conditioner=null"], ["conditioner.name=words"]])
 def test_the_default_configuration_takes_another_conditioner(words: list[str], music: Path, tmp_path: Path):
     pytest.importorskip("codecdiff_starter")

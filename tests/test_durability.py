@@ -23,7 +23,7 @@ from codecdiff.training import StageTrainer, lock_stage, read_logs
 Make = Callable[..., Pipeline]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def trainer(make_pipeline: Make) -> Callable[[], StageTrainer]:
     """Return a function that makes a trainer of the primary stage."""
 
@@ -35,16 +35,23 @@ def trainer(make_pipeline: Make) -> Callable[[], StageTrainer]:
     return make
 
 
-@pytest.fixture
-def home(make_pipeline: Make, trainer: Callable[[], StageTrainer], tmp_path: Path) -> Path:
-    """Return the folder of a stage after checkpoints at steps 2, 4 and 6, in a model with another stage."""
-    make_pipeline().save_pretrained(tmp_path)
-    shutil.rmtree(tmp_path / "primary")
+@pytest.fixture(scope="module")
+def model(make_pipeline: Make, trainer: Callable[[], StageTrainer], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a model with checkpoints of its first stage at steps 2, 4 and 6."""
+    folder = tmp_path_factory.mktemp("model")
+    make_pipeline().save_pretrained(folder)
+    shutil.rmtree(folder / "primary")
     first = trainer()
     for step in (2, 4, 6):
         move(first, step)
-        first.save(tmp_path, {"step": step, "loss": 1 / step})
-    return tmp_path / "primary"
+        first.save(folder, {"step": step, "loss": 1 / step})
+    return folder
+
+
+@pytest.fixture
+def home(model: Path, tmp_path: Path) -> Path:
+    """Return the folder of that stage in a copy of the model."""
+    return shutil.copytree(model, tmp_path, dirs_exist_ok=True) / "primary"
 
 
 def move(trainer: StageTrainer, step: int) -> None:

@@ -173,7 +173,7 @@ def test_a_trained_model_that_cannot_be_sampled_like_that_is_named(
     settings: dict[str, Any], make_pipeline: Callable[..., Pipeline], tmp_path: Path, overrides: list[str], message: str
 ) -> None:
     make_pipeline("coarse-first").save_pretrained(tmp_path / "model")
-    settings["variants"] = {"plain": [], "odd": [f"model={tmp_path / 'model'}", *overrides]}
+    settings["variants"] = {"odd": [f"model={tmp_path / 'model'}", *overrides], "plain": []}
     with pytest.raises(ConfigError, match=f"The variant 'odd' is invalid: .*{message}"):
         make_variants(CompareConfig.model_validate(settings))
 

@@ -24,9 +24,10 @@ TINY: dict[str, Any] = {
     [
         pytest.param({"layers": ("linear", "text")}, {"text": 6, "vector": 5}, marks=pytest.mark.integration),
         ({"layers": ("none", "text"), "text_layers": 1, "vector": "text", "patch": 2}, {"text": 6}),
-        (
+        pytest.param(
             {"layers": ("none",), "vector": "[text, key]", "waves": "beat", "frame_rate": 10.0},
             {"text": 6, "key": 5, "beat": 9},
+            marks=pytest.mark.integration,
         ),
         (
             {"layers": ("none",), "vector": "text", "controls": ("chroma", "beats"), "patch": 2},
